@@ -1,0 +1,26 @@
+# Debian packages only; a newer libtorch is taken from CMAKE_PREFIX_PATH.
+find_package(PkgConfig REQUIRED)
+find_package(Torch REQUIRED)
+find_package(tomlplusplus REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(PNG REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+pkg_check_modules(cfitsio REQUIRED IMPORTED_TARGET cfitsio)
+pkg_check_modules(netcdf REQUIRED IMPORTED_TARGET netcdf)
+pkg_check_modules(libzip REQUIRED IMPORTED_TARGET libzip)
+find_library(SP_ERFA erfa REQUIRED)
+
+add_library(scoreprior_flags INTERFACE)
+target_compile_features(scoreprior_flags INTERFACE cxx_std_17)
+target_include_directories(scoreprior_flags INTERFACE
+  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+target_link_libraries(scoreprior_flags INTERFACE ${TORCH_LIBRARIES} OpenMP::OpenMP_CXX)
+if(SP_SANITIZE)
+  target_compile_options(scoreprior_flags INTERFACE -fsanitize=${SP_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(scoreprior_flags INTERFACE -fsanitize=${SP_SANITIZE})
+endif()
+
+add_library(scoreprior_warnings INTERFACE)
+target_compile_options(scoreprior_warnings INTERFACE
+  -Wall -Wextra -Wno-unused-parameter $<$<BOOL:${SP_WERROR}>:-Werror>)

@@ -1,0 +1,22 @@
+#include "scoreprior/core/log_density.h"
+
+#include <torch/types.h>
+#include <torch/csrc/autograd/autograd.h>
+
+namespace scoreprior {
+
+std::pair<at::Tensor, at::Tensor> LogDensity::value_and_score(const at::Tensor& x,
+                                                              const Rng& rng) const {
+  at::AutoGradMode on(true);
+  at::Tensor leaf = x.detach().requires_grad_(true);
+  at::Tensor value = log_prob(leaf, rng);
+  at::Tensor score = torch::autograd::grad({value.sum()}, {leaf})[0];
+  return {value.detach(), score};
+}
+
+std::vector<std::pair<std::string, at::Tensor>> LogDensity::terms(const at::Tensor& x,
+                                                                  const Rng& rng) const {
+  return {{"log_prob", log_prob(x, rng)}};
+}
+
+}  // namespace scoreprior

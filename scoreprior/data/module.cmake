@@ -1,0 +1,1 @@
+target_link_libraries(scoreprior_data PRIVATE ${SP_ERFA})
