@@ -112,7 +112,7 @@ void check_used(const Table& table, const std::string& path) {
 
 std::string did_you_mean(const std::string& word, const std::vector<std::string>& known) {
   std::string best;
-  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
+  size_t best_distance = std::min((word.size() + 2) / 3 + 1, word.size());
   for (const auto& k : known) {
     std::vector<size_t> row(k.size() + 1);
     for (size_t j = 0; j <= k.size(); ++j) row[j] = j;
@@ -268,8 +268,12 @@ bool Config::find(const std::string& key, std::filesystem::path& out) const {
   if (!find(key, s)) return false;
   ConfigNode* n = lookup(key);
   out = s;
-  if (!s.empty() && out.is_relative() && n->loc.line > 0)
+  if (s.empty()) return true;
+  if (out.is_relative() && n->loc.line > 0)
     out = std::filesystem::path(n->loc.file).parent_path() / out;
+  // Absolute from here on, so that a written configuration means the same from any folder.
+  out = std::filesystem::absolute(out).lexically_normal();
+  n->value = out.string();
   return true;
 }
 bool Config::find(const std::string& key, std::vector<int64_t>& out) const {
@@ -384,7 +388,8 @@ void Config::set(const std::string& dotted_key, ConfigNodePtr value) {
     if (key.empty()) throw UsageError("empty key in \"" + dotted_key + "\"");
     const bool present = at.has(key);
     at = at.table(key);
-    at.root_->used = present ? at.root_->used : false;
+    if (!present) at.root_->loc = {};
+    at.root_->used = present && at.root_->used;
     at.root_->is_default = false;
   }
   const std::string last = dotted_key.substr(begin);

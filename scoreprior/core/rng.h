@@ -42,6 +42,8 @@ class Rng {
   std::vector<double> normals(int64_t n) const;
 
   uint64_t key() const { return key_; }
+  /// Number of the first row (from_row); designs that couple rows, e.g. antithetic pairs, need it.
+  int64_t row() const { return static_cast<int64_t>(row_); }
 
  private:
   Rng(uint64_t key, uint64_t row) : key_(key), row_(row) {}

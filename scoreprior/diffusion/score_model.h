@@ -6,6 +6,7 @@
 
 #include "scoreprior/core/config.h"
 #include "scoreprior/core/shape.h"
+#include "scoreprior/nets/score_net.h"
 #include "scoreprior/sde/sde.h"
 
 namespace scoreprior {
@@ -20,11 +21,40 @@ class ScoreModel {
   virtual at::Tensor score(const at::Tensor& x, const at::Tensor& t) const = 0;
   virtual at::ScalarType dtype() const = 0;
   virtual at::Device device() const = 0;
+  /// Pixel range of the images it describes: "unit" [0,1], "centered" [-1,1], or "" when any will do.
+  virtual std::string range() const { return ""; }
+};
+
+/// score = net_to_score(t) net(x, label(t)): a network of one process [Song21].
+class NetworkScore final : public ScoreModel {
+ public:
+  NetworkScore(std::unique_ptr<ScoreNet> net, std::unique_ptr<Sde> sde, at::ScalarType dtype,
+               at::Device device, std::string range);
+  const Sde& sde() const override { return *sde_; }
+  Shape event_shape() const override { return net_->image_shape(); }
+  at::Tensor score(const at::Tensor& x, const at::Tensor& t) const override;
+  at::ScalarType dtype() const override { return dtype_; }
+  at::Device device() const override { return device_; }
+  std::string range() const override { return range_; }
+
+  ScoreNet& net() { return *net_; }
+  const ScoreNet& net() const { return *net_; }
+  /// What the network itself returns; `dropout` as in ScoreNet::forward.
+  at::Tensor net_output(const at::Tensor& x, const at::Tensor& t, const Rng* dropout = nullptr) const;
+
+ private:
+  std::unique_ptr<ScoreNet> net_;
+  std::unique_ptr<Sde> sde_;
+  at::ScalarType dtype_;
+  at::Device device_;
+  std::string range_;
 };
 
 /// From a table with either `weights` (safetensors; [.net] and [.sde] unless the file's own metadata has them) or an
 /// analytic `name` = gaussian (mean, cov | sigma) | mixture (weights, means, covs | sigmas) with [.sde].
-/// Analytic scores are those of the diffused law: mixture of N(alpha m_k, alpha^2 C_k + std^2 I).
+/// Analytic scores are those of the diffused law: mixture of N(alpha m_k, alpha^2 C_k + std^2 I). `mean` is a .npy file or,
+/// with `shape`, one number for all pixels; `shape` also reshapes a flat mean. They take x of any shape with that many
+/// pixels. Throws MissingFileError, DataError (weights that do not fit the network, damaged file), ConfigError.
 std::unique_ptr<ScoreModel> make_score_model(const Config& config, at::ScalarType dtype,
                                              at::Device device);
 

@@ -9,6 +9,7 @@
 #include "scoreprior/core/catalog.h"
 #include "scoreprior/core/log_density.h"
 #include "scoreprior/core/observation.h"
+#include "scoreprior/forward/forward_model.h"
 
 namespace scoreprior {
 
@@ -40,6 +41,7 @@ struct LikelihoodContext {
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
   Config forward;                         ///< the [forward] table
+  ArrayReader read_array = {};            ///< reads the files that [likelihood] and [forward] name
 };
 
 const Catalog<Likelihood, const Observation&, const LikelihoodContext&>& likelihoods();

@@ -1,6 +1,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <filesystem>
+#include <functional>
 #include <memory>
 
 #include "scoreprior/core/catalog.h"
@@ -12,6 +14,8 @@ struct PriorContext {
   Shape image_shape;  ///< {C,H,W}; empty when the prior's own model says
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
+  /// Reads the array of a file; programs pass io::read_npy. Needed by priors whose table names array files.
+  std::function<at::Tensor(const std::filesystem::path&)> read_array = {};
 };
 
 /// Priors by name: score_elbo, gaussian, tv, tsv, l1, center, flux, flow, sum. All are LogDensity.

@@ -1,0 +1,81 @@
+/// mri: single-coil magnetic resonance imaging.
+///   Y = mask * fftshift(FFT2(ifftshift(x))), orthonormal; zero frequency at (H/2, W/2)
+///   y = [Re Y, Im Y], each (H,W,C) with C fastest; entries outside the mask are zero (and carry noise when simulated)
+///   Shapes [B,C,H,W] -> [B,2*H*W*C]; linear, norm 1; naive inverse: inverse FFT of y as it stands, real part
+/// A stated noise level is that of the complex number: each real entry has noise/sqrt(2).
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "scoreprior/core/errors.h"
+#include "scoreprior/forward/forward_model.h"
+#include "scoreprior/forward/measurement_order.h"
+
+namespace scoreprior {
+namespace {
+
+class Mri final : public ForwardModel {
+ public:
+  Mri(Shape shape, at::Tensor mask) : shape_(std::move(shape)), mask_(std::move(mask)) {}
+  Shape input_shape() const override { return shape_; }
+  Shape output_shape() const override { return {2 * numel(shape_)}; }
+  bool linear() const override { return true; }
+  double noise_scale() const override { return M_SQRT1_2; }
+
+  at::Tensor apply(const at::Tensor& x) const override {
+    check_batched("mri", "x", x, shape_);
+    const at::Tensor k = at::fft_fftshift(
+        at::fft_fft2(at::fft_ifftshift(x, kImageAxes), c10::nullopt, kImageAxes, "ortho"),
+        kImageAxes);
+    return complex_to_measurement(k * mask_);
+  }
+  std::optional<at::Tensor> adjoint(const at::Tensor& y) const override {
+    check_batched("mri", "y", y, output_shape());
+    return inverse(complex_from_measurement(y, shape_) * mask_);
+  }
+  std::optional<at::Tensor> naive_inverse(const at::Tensor& y) const override {
+    check_batched("mri", "y", y, output_shape());
+    return inverse(complex_from_measurement(y, shape_));
+  }
+
+ private:
+  static constexpr int64_t kImageAxes[2] = {2, 3};
+  static at::Tensor inverse(const at::Tensor& k) {
+    return at::real(at::fft_fftshift(
+        at::fft_ifft2(at::fft_ifftshift(k, kImageAxes), c10::nullopt, kImageAxes, "ortho"),
+        kImageAxes));
+  }
+
+  Shape shape_;
+  at::Tensor mask_;  ///< [H,W]
+};
+
+/// Equispaced columns (cell centres), every acceleration-th.
+at::Tensor equispaced_columns(const Shape& shape, int64_t acceleration) {
+  at::Tensor mask = at::zeros({shape[1], shape[2]}, at::kDouble);
+  for (int64_t c = acceleration / 2; c < shape[2]; c += acceleration) mask.select(1, c).fill_(1);
+  return mask;
+}
+
+}  // namespace
+
+std::unique_ptr<ForwardModel> make_mri(const Config& config, const ForwardContext& context) {
+  Shape shape = image_shape(config, context);
+  at::Tensor mask;
+  if (config.has("mask")) {
+    mask = read_array(config, "mask", context.read_array);
+    if (mask.dim() != 2 || mask.size(0) != shape[1] || mask.size(1) != shape[2])
+      config.fail("mask", "the mask is not " + to_string({shape[1], shape[2]}));
+    if (!at::isfinite(mask.to(at::kDouble)).all().item<bool>())
+      throw DataError("[mri] the mask has entries that are not finite");
+  } else {
+    const auto acceleration = config.get<int64_t>(
+        "acceleration", 4, "without a mask file: every acceleration-th column is sampled");
+    if (acceleration < 1) config.fail("acceleration", "acceleration must be at least 1");
+    mask = equispaced_columns(shape, acceleration);
+  }
+  return std::make_unique<Mri>(std::move(shape), mask.to(context.device, context.dtype));
+}
+
+}  // namespace scoreprior

@@ -1,0 +1,74 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "scoreprior/forward/forward_model.h"
+
+namespace scoreprior {
+
+constexpr double kRadPerUas = M_PI / (180.0 * 3600.0 * 1e6);
+
+/// Pixel centres of a sky image: row 0 north, column 0 east, square pixels, origin in the middle of the image.
+struct SkyGrid {
+  int64_t height = 32, width = 32;
+  double pixel_rad = 0;
+  double x(int64_t column) const { return ((width - 1) / 2.0 - column) * pixel_rad; }  ///< east
+  double y(int64_t row) const { return ((height - 1) / 2.0 - row) * pixel_rad; }       ///< north
+};
+/// fov_uas is the width of the image.
+SkyGrid make_sky_grid(int64_t height, int64_t width, double fov_uas);
+
+/// How a pixel becomes a continuous brightness: a point, or a triangle two pixels wide in x and y.
+enum class Pulse { kDelta, kTriangle };
+Pulse pulse_from(const std::string& name);
+
+/// Visibilities by direct Fourier transform, linear in the image [Jy/pixel]:
+///
+///   V_k = P(u_k) P(v_k) sum_{r,c} x[r,c] exp(+2 pi i (u_k X_c + v_k Y_r))     [Jy]
+///   P = 1 (delta) or (sin(pi w d)/(pi w d))^2 for pixel side d (triangle)
+///
+/// Shapes [B,1,H,W] -> [B,2M], real then imaginary parts.
+/// The cosine acts on the part of the image that is even about its centre and the sine on the odd part, so the product
+/// costs 2 B N M multiply-adds for N pixels: half of a stacked real matrix, a quarter of a complex one. While the two
+/// tables (4 or 8 bytes x N x M) fit `table_limit` they are kept; beyond that the transform is done axis by axis with
+/// tables of (H + W) x M, in chunks of M.
+class VisibilityTransform final : public ForwardModel {
+ public:
+  VisibilityTransform(const std::vector<double>& u, const std::vector<double>& v,
+                      const SkyGrid& grid, Pulse pulse, const ForwardContext& context,
+                      int64_t table_limit = int64_t{1} << 30);
+
+  Shape input_shape() const override { return {1, grid_.height, grid_.width}; }
+  Shape output_shape() const override { return {2 * rows_}; }
+  bool linear() const override { return true; }
+  at::Tensor apply(const at::Tensor& x) const override;
+  std::optional<at::Tensor> adjoint(const at::Tensor& y) const override;
+  /// Dirty image with uniform weights; see likelihood/dirty_image.h.
+  std::optional<at::Tensor> naive_inverse(const at::Tensor& y) const override;
+
+  /// (Re V, Im V), each [M,B]: rows lie together, which is what per-baseline arithmetic wants.
+  std::pair<at::Tensor, at::Tensor> parts(const at::Tensor& x) const;
+  /// The transpose of parts: ([M,B], [M,B]) -> [B,1,H,W].
+  at::Tensor adjoint_parts(const at::Tensor& re, const at::Tensor& im) const;
+
+  const SkyGrid& grid() const { return grid_; }
+  int64_t rows() const { return rows_; }
+
+ private:
+  bool separable() const { return !cos_.defined(); }
+  SkyGrid grid_;
+  int64_t rows_;
+  std::vector<double> u_, v_;
+  at::Tensor cos_, sin_;  ///< [M,ceil(N/2)] with the pulse; the centre pixel of an odd image counts half
+  at::Tensor cos_x_, sin_x_, cos_y_, sin_y_;  ///< [M,ceil(W/2)], [M,ceil(H/2)]: axis by axis, pulse in x
+};
+
+/// sum_k Re( V_k exp(-2 pi i (u_k X_c + v_k Y_r)) ) without pulse, float64: vis complex [B,M] -> [B,1,H,W].
+at::Tensor backproject(const std::vector<double>& u, const std::vector<double>& v,
+                       const at::Tensor& vis, const SkyGrid& grid);
+
+}  // namespace scoreprior

@@ -1,0 +1,180 @@
+#include "scoreprior/io/detail/fits_file.h"
+
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+
+#include "scoreprior/core/errors.h"
+#include "scoreprior/io/atomic_file.h"
+
+namespace scoreprior::io::detail {
+namespace {
+
+std::string trimmed_text(const std::string& s) {
+  const size_t a = s.find_first_not_of(" \t"), b = s.find_last_not_of(" \t");
+  return a == std::string::npos ? "" : s.substr(a, b - a + 1);
+}
+
+std::string fits_error_text(int status) {
+  char text[FLEN_STATUS] = "";
+  fits_get_errstatus(status, text);
+  fits_clear_errmsg();
+  return text;
+}
+
+}  // namespace
+
+FitsFile FitsFile::open(const std::filesystem::path& path) {
+  require_file(path, "file");
+  const std::string name = path.string();
+  {
+    // cfitsio would unpack a .gz into memory and so defeat the size checks below.
+    std::ifstream in(path, std::ios::binary);
+    char magic[9] = "";
+    in.read(magic, 9);
+    if (in.gcount() >= 2 && magic[0] == '\x1f' && magic[1] == '\x8b')
+      throw DataError(name + ": compressed with gzip; unpack it first");
+    if (in.gcount() < 9 || std::memcmp(magic, "SIMPLE  =", 9) != 0)
+      throw DataError(name + ": not a FITS file");
+  }
+  std::error_code ec;
+  const uint64_t size = std::filesystem::file_size(path, ec);
+  fitsfile* file = nullptr;
+  int status = 0;
+  fits_open_diskfile(&file, path.c_str(), READONLY, &status);
+  if (status) throw DataError(name + ": not a readable FITS file: " + fits_error_text(status));
+  return FitsFile(file, name, false, size);
+}
+
+FitsFile FitsFile::create(const std::filesystem::path& path, const std::filesystem::path& shown) {
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);
+  fitsfile* file = nullptr;
+  int status = 0;
+  fits_create_diskfile(&file, path.c_str(), &status);
+  if (status)
+    throw CannotCreateError("cannot write " + shown.string() + ": " + fits_error_text(status));
+  return FitsFile(file, shown.string(), true, 0);
+}
+
+FitsFile::FitsFile(FitsFile&& o) noexcept
+    : file_(o.file_), name_(std::move(o.name_)), writing_(o.writing_), size_(o.size_) {
+  o.file_ = nullptr;
+}
+
+FitsFile::~FitsFile() {
+  int status = 0;
+  if (file_) fits_close_file(file_, &status);
+  fits_clear_errmsg();
+}
+
+void FitsFile::close() {
+  int status = 0;
+  fits_close_file(file_, &status);
+  file_ = nullptr;
+  check(status, "closing");
+}
+
+void FitsFile::check(int status, const std::string& what) const {
+  if (!status) return;
+  const std::string message = what + ": " + fits_error_text(status);
+  if (writing_) throw IoError("cannot write " + name_ + ": " + message);
+  throw DataError(name_ + ": " + message);
+}
+
+void FitsFile::fail(const std::string& what) const { throw DataError(name_ + ": " + what); }
+
+std::optional<double> FitsFile::number(const std::string& key) const {
+  double value = 0;
+  int status = 0;
+  fits_read_key(file_, TDOUBLE, key.c_str(), &value, nullptr, &status);
+  if (status == KEY_NO_EXIST || status == VALUE_UNDEFINED) return fits_clear_errmsg(), std::nullopt;
+  check(status, "header key " + key);
+  return value;
+}
+
+std::optional<int64_t> FitsFile::integer(const std::string& key) const {
+  LONGLONG value = 0;
+  int status = 0;
+  fits_read_key(file_, TLONGLONG, key.c_str(), &value, nullptr, &status);
+  if (status == KEY_NO_EXIST || status == VALUE_UNDEFINED) return fits_clear_errmsg(), std::nullopt;
+  check(status, "header key " + key);
+  return value;
+}
+
+std::optional<bool> FitsFile::flag(const std::string& key) const {
+  int value = 0, status = 0;
+  fits_read_key(file_, TLOGICAL, key.c_str(), &value, nullptr, &status);
+  if (status == KEY_NO_EXIST || status == VALUE_UNDEFINED) return fits_clear_errmsg(), std::nullopt;
+  check(status, "header key " + key);
+  return value != 0;
+}
+
+std::string FitsFile::text(const std::string& key, const std::string& fallback) const {
+  char value[FLEN_VALUE] = "";
+  int status = 0;
+  fits_read_key(file_, TSTRING, key.c_str(), value, nullptr, &status);
+  if (status == KEY_NO_EXIST || status == VALUE_UNDEFINED) return fits_clear_errmsg(), fallback;
+  check(status, "header key " + key);
+  return trimmed_text(value);
+}
+
+void FitsFile::require_data(uint64_t count, uint64_t item_bytes) const {
+  LONGLONG head = 0, data = 0, end = 0;
+  int status = 0;
+  fits_get_hduaddrll(file_, &head, &data, &end, &status);
+  check(status, "damaged header");
+  const uint64_t start = static_cast<uint64_t>(data);
+  const uint64_t available = start < size_ ? size_ - start : 0;
+  if (item_bytes == 0 || count > available / item_bytes)
+    fail("truncated: the header announces " + std::to_string(count) + " records of " +
+         std::to_string(item_bytes) + " bytes, the file has " + std::to_string(available) +
+         " bytes of data");
+}
+
+void FitsFile::put(const std::string& key, double value, const char* comment) {
+  int status = 0;
+  // 17 significant digits, so that reading gives the same double.
+  fits_write_key_dbl(file_, key.c_str(), value, 16, comment, &status);
+  check(status, "header key " + key);
+}
+void FitsFile::put(const std::string& key, int64_t value, const char* comment) {
+  int status = 0;
+  fits_write_key_lng(file_, key.c_str(), value, comment, &status);
+  check(status, "header key " + key);
+}
+void FitsFile::put(const std::string& key, const std::string& value, const char* comment) {
+  int status = 0;
+  fits_write_key_str(file_, key.c_str(), value.c_str(), comment, &status);
+  check(status, "header key " + key);
+}
+
+// Days <-> civil date in the proleptic Gregorian calendar [Hinnant, "chrono-compatible low-level
+// date algorithms"].
+std::string date_of_mjd(int64_t mjd) {
+  const int64_t z = mjd - 40587 + 719468;
+  const int64_t era = (z >= 0 ? z : z - 146096) / 146097;
+  const int64_t doe = z - era * 146097;
+  const int64_t yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
+  const int64_t doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+  const int64_t mp = (5 * doy + 2) / 153;
+  const int64_t d = doy - (153 * mp + 2) / 5 + 1, m = mp < 10 ? mp + 3 : mp - 9;
+  const int64_t y = yoe + era * 400 + (m <= 2);
+  char text[64];
+  std::snprintf(text, sizeof text, "%04lld-%02d-%02d", static_cast<long long>(y),
+                static_cast<int>(m), static_cast<int>(d));
+  return text;
+}
+
+std::optional<int64_t> mjd_of_date(const std::string& date) {
+  int y = 0, m = 0, d = 0;
+  if (std::sscanf(date.c_str(), "%4d-%2d-%2d", &y, &m, &d) != 3) return std::nullopt;
+  if (m < 1 || m > 12 || d < 1 || d > 31 || y < 1) return std::nullopt;
+  y -= m <= 2;
+  const int64_t era = y / 400, yoe = y - era * 400;
+  const int64_t doy = (153 * (m + (m > 2 ? -3 : 9)) + 2) / 5 + d - 1;
+  const int64_t doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
+  return era * 146097 + doe - 719468 + 40587;
+}
+
+}  // namespace scoreprior::io::detail

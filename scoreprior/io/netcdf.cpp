@@ -1,0 +1,259 @@
+#include "scoreprior/io/netcdf.h"
+
+#include <ATen/ATen.h>
+#include <netcdf.h>
+
+#include <ctime>
+#include <functional>
+#include <mutex>
+
+#include "scoreprior/core/errors.h"
+#include "scoreprior/io/atomic_file.h"
+
+namespace scoreprior::io {
+namespace {
+
+constexpr int64_t kCompressedFrom = 4096;  // [values] smaller variables gain nothing
+
+struct NetcdfFailure {
+  int code;
+};
+
+void netcdf_try(int code) {
+  if (code != NC_NOERR) throw NetcdfFailure{code};
+}
+
+// The HDF5 library below is not safe for threads in Debian's build.
+std::mutex& netcdf_mutex() {
+  static std::mutex m;
+  return m;
+}
+
+struct NetcdfFile {
+  int id = -1;
+  ~NetcdfFile() {
+    if (id >= 0) nc_close(id);
+  }
+  void close() {
+    const int code = nc_close(id);
+    id = -1;
+    netcdf_try(code);
+  }
+};
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[40];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S+00:00", &parts);
+  return text;
+}
+
+nc_type netcdf_type(const std::string& name, const at::Tensor& values) {
+  switch (values.scalar_type()) {
+    case at::kDouble: return NC_DOUBLE;
+    case at::kFloat: return NC_FLOAT;
+    case at::kLong: return NC_INT64;
+    case at::kInt: return NC_INT;
+    case at::kByte: return NC_UBYTE;
+    case at::kBool: return NC_BYTE;  // with the attribute dtype = "bool", as xarray does
+    default:
+      SP_CHECK(false, "write_netcdf", name,
+               ": expected float64, float32, int64, int32, uint8 or bool, got ", values.scalar_type(),
+               values.is_complex() ? "; store real and imaginary parts under two names" : "");
+  }
+  return NC_NAT;
+}
+
+void put_text(int group, int variable, const std::string& name, const std::string& text) {
+  netcdf_try(nc_put_att_text(group, variable, name.c_str(), text.size(), text.c_str()));
+}
+
+std::map<std::string, std::string> read_texts(int group, int variable) {
+  std::map<std::string, std::string> out;
+  int count = 0;
+  netcdf_try(variable == NC_GLOBAL ? nc_inq_natts(group, &count)
+                                   : nc_inq_varnatts(group, variable, &count));
+  for (int i = 0; i < count; ++i) {
+    char name[NC_MAX_NAME + 1];
+    netcdf_try(nc_inq_attname(group, variable, i, name));
+    nc_type type;
+    size_t length = 0;
+    netcdf_try(nc_inq_att(group, variable, name, &type, &length));
+    if (type == NC_CHAR) {
+      std::string text(length, '\0');
+      if (length > 0) netcdf_try(nc_get_att_text(group, variable, name, text.data()));
+      out[name] = text;
+    } else if (type == NC_STRING && length == 1) {
+      char* text = nullptr;
+      netcdf_try(nc_get_att_string(group, variable, name, &text));
+      out[name] = text ? text : "";
+      nc_free_string(1, &text);
+    }
+  }
+  return out;
+}
+
+std::map<std::string, NetcdfVariable> with_coordinates(const std::string& group,
+                                                       const NetcdfGroup& content) {
+  auto variables = content.variables;
+  std::map<std::string, int64_t> lengths;
+  for (const auto& [name, v] : content.variables) {
+    SP_CHECK(v.values.defined() && v.values.dim() == int64_t(v.dims.size()), "write_netcdf", group, ".",
+             name, ": expected one dimension name per axis, got ", v.dims.size(), " names for ",
+             v.values.defined() ? v.values.sizes() : at::IntArrayRef());
+    for (size_t k = 0; k < v.dims.size(); ++k) {
+      const auto [it, fresh] = lengths.emplace(v.dims[k], v.values.size(int64_t(k)));
+      SP_CHECK(fresh || it->second == v.values.size(int64_t(k)), "write_netcdf", group, ".", name,
+               ": dimension ", v.dims[k], " has ", v.values.size(int64_t(k)), " entries here and ",
+               it->second, " elsewhere");
+    }
+  }
+  for (const auto& [name, length] : lengths)
+    if (variables.count(name) == 0)
+      variables[name] = {at::arange(length, at::TensorOptions(at::kLong)), {name}, {}};
+  return variables;
+}
+
+void write_group(int file, const std::string& name, const NetcdfGroup& content,
+                 const std::map<std::string, std::string>& common, const std::string& now) {
+  const auto variables = with_coordinates(name, content);
+  int group = -1;
+  netcdf_try(nc_def_grp(file, name.c_str(), &group));
+  auto attributes = content.attributes;
+  attributes.insert(common.begin(), common.end());
+  attributes.emplace("created_at", now);
+  for (const auto& [key, text] : attributes) put_text(group, NC_GLOBAL, key, text);
+
+  std::map<std::string, int> dims;
+  std::map<std::string, int> ids;
+  for (const auto& [variable, v] : variables) {
+    std::vector<int> axes;
+    for (size_t k = 0; k < v.dims.size(); ++k) {
+      auto it = dims.find(v.dims[k]);
+      if (it == dims.end()) {
+        int id = -1;
+        // Length 0 is NetCDF's "unlimited", which holds nothing as well.
+        netcdf_try(nc_def_dim(group, v.dims[k].c_str(), size_t(v.values.size(int64_t(k))), &id));
+        it = dims.emplace(v.dims[k], id).first;
+      }
+      axes.push_back(it->second);
+    }
+    int id = -1;
+    netcdf_try(nc_def_var(group, variable.c_str(), netcdf_type(variable, v.values), int(axes.size()),
+                          axes.data(), &id));
+    ids[variable] = id;
+    if (v.values.numel() >= kCompressedFrom && !axes.empty()) {
+      // One chunk per draw: readers take draws, seldom the same pixel of all.
+      std::vector<size_t> chunk;
+      for (size_t k = 0; k < v.dims.size(); ++k) {
+        const bool sample_axis = v.dims.size() > 2 && (v.dims[k] == "chain" || v.dims[k] == "draw");
+        chunk.push_back(sample_axis ? 1 : std::max<size_t>(1, size_t(v.values.size(int64_t(k)))));
+      }
+      netcdf_try(nc_def_var_chunking(group, id, NC_CHUNKED, chunk.data()));
+      netcdf_try(nc_def_var_deflate(group, id, /*shuffle=*/1, /*deflate=*/1, /*level=*/4));
+    }
+    for (const auto& [key, text] : v.attributes) put_text(group, id, key, text);
+    if (v.values.scalar_type() == at::kBool) put_text(group, id, "dtype", "bool");
+  }
+  for (const auto& [variable, v] : variables) {
+    if (v.values.numel() == 0) continue;
+    const at::Tensor x = v.values.detach().cpu().contiguous();
+    netcdf_try(nc_put_var(group, ids[variable], x.data_ptr()));
+  }
+}
+
+NetcdfGroup read_group(int group) {
+  NetcdfGroup out;
+  out.attributes = read_texts(group, NC_GLOBAL);
+  int count = 0;
+  netcdf_try(nc_inq_nvars(group, &count));
+  for (int id = 0; id < count; ++id) {
+    char name[NC_MAX_NAME + 1];
+    nc_type type;
+    int rank = 0, axes[NC_MAX_VAR_DIMS];
+    netcdf_try(nc_inq_var(group, id, name, &type, &rank, axes, nullptr));
+    NetcdfVariable v;
+    v.attributes = read_texts(group, id);
+    std::vector<int64_t> shape;
+    for (int k = 0; k < rank; ++k) {
+      char dim[NC_MAX_NAME + 1];
+      size_t length = 0;
+      netcdf_try(nc_inq_dim(group, axes[k], dim, &length));
+      v.dims.push_back(dim);
+      shape.push_back(int64_t(length));
+    }
+    at::ScalarType dtype;
+    switch (type) {
+      case NC_DOUBLE: dtype = at::kDouble; break;
+      case NC_FLOAT: dtype = at::kFloat; break;
+      case NC_INT64: dtype = at::kLong; break;
+      case NC_INT: dtype = at::kInt; break;
+      case NC_UBYTE: dtype = at::kByte; break;
+      case NC_BYTE: dtype = at::kChar; break;
+      default: continue;  // strings and compounds of other writers
+    }
+    v.values = at::empty(shape, at::TensorOptions(dtype));
+    if (v.values.numel() > 0) netcdf_try(nc_get_var(group, id, v.values.data_ptr()));
+    if (const auto it = v.attributes.find("dtype"); it != v.attributes.end() && it->second == "bool") {
+      v.values = v.values.to(at::kBool);
+      v.attributes.erase(it);
+    }
+    out.variables[name] = std::move(v);
+  }
+  return out;
+}
+
+}  // namespace
+
+void write_netcdf(const std::filesystem::path& path, const InferenceData& data) {
+  const std::lock_guard<std::mutex> lock(netcdf_mutex());
+  const std::string now = utc_now();
+  write_atomically(path, [&](const std::filesystem::path& temporary) {
+    NetcdfFile file;
+    try {
+      const int code = nc_create(temporary.c_str(), NC_NETCDF4 | NC_CLOBBER, &file.id);
+      if (code != NC_NOERR) {
+        file.id = -1;
+        throw CannotCreateError("cannot write " + path.string() + ": " + nc_strerror(code));
+      }
+      for (const auto& [key, text] : data.attributes) put_text(file.id, NC_GLOBAL, key, text);
+      if (data.attributes.count("created_at") == 0) put_text(file.id, NC_GLOBAL, "created_at", now);
+      for (const auto& [name, group] : data.groups)
+        write_group(file.id, name, group, data.attributes, now);
+      file.close();
+    } catch (const NetcdfFailure& failure) {
+      throw IoError("cannot write " + path.string() + ": " + nc_strerror(failure.code));
+    }
+  });
+}
+
+InferenceData read_netcdf(const std::filesystem::path& path) {
+  require_file(path, "NetCDF file");
+  const std::lock_guard<std::mutex> lock(netcdf_mutex());
+  try {
+    NetcdfFile file;
+    const int code = nc_open(path.c_str(), NC_NOWRITE, &file.id);
+    if (code != NC_NOERR) {
+      file.id = -1;
+      throw NetcdfFailure{code};
+    }
+    InferenceData out;
+    out.attributes = read_texts(file.id, NC_GLOBAL);
+    int count = 0;
+    netcdf_try(nc_inq_grps(file.id, &count, nullptr));
+    std::vector<int> groups(static_cast<size_t>(count));
+    if (count > 0) netcdf_try(nc_inq_grps(file.id, &count, groups.data()));
+    for (const int group : groups) {
+      char name[NC_MAX_NAME + 1];
+      netcdf_try(nc_inq_grpname(group, name));
+      out.groups[name] = read_group(group);
+    }
+    return out;
+  } catch (const NetcdfFailure& failure) {
+    throw DataError(path.string() + ": not a readable NetCDF file: " + nc_strerror(failure.code));
+  }
+}
+
+}  // namespace scoreprior::io

@@ -1,0 +1,220 @@
+#include "scoreprior/nets/detail/kernels.h"
+
+#include <algorithm>
+
+#include "scoreprior/nets/detail/simd.h"
+
+namespace scoreprior::nets::kernels {
+namespace {
+
+using simd::kWidth;
+using simd::V;
+using simd::VI;
+using simd::VU;
+
+constexpr int64_t kFlush = 128;  // pixels summed in float32 before the double sum takes over
+
+template <Act A>
+SP_INLINE V activate(V u) {
+  if constexpr (A == Act::kSwish) return u / (1.f + simd::exp(-u));
+  if constexpr (A == Act::kElu) return u > simd::splat(0.f) ? u : simd::exp(u) - 1.f;
+  if constexpr (A == Act::kRelu) return u > simd::splat(0.f) ? u : simd::splat(0.f);
+  if constexpr (A == Act::kLrelu) return u > simd::splat(0.f) ? u : u * 0.2f;
+  return u;
+}
+template <Act A>
+SP_INLINE V slope(V u) {
+  if constexpr (A == Act::kSwish) {
+    const V s = 1.f / (1.f + simd::exp(-u));
+    return s * (1.f + u * (1.f - s));
+  }
+  if constexpr (A == Act::kElu) return u > simd::splat(0.f) ? simd::splat(1.f) : simd::exp(u);
+  if constexpr (A == Act::kRelu)
+    return u > simd::splat(0.f) ? simd::splat(1.f) : simd::splat(0.f);
+  if constexpr (A == Act::kLrelu)
+    return u > simd::splat(0.f) ? simd::splat(1.f) : simd::splat(0.2f);
+  return simd::splat(1.f);
+}
+
+// Two rounds of a 32-bit finaliser over counter and key; decides one element each.
+SP_INLINE V keep(const Dropout& d, uint32_t counter) {
+  VU h = (VU{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + counter) * 0x9E3779B1u;
+  h ^= static_cast<uint32_t>(d.seed);
+  h ^= h >> 16;
+  h *= 0x7FEB352Du;
+  h ^= h >> 15;
+  h += static_cast<uint32_t>(d.seed >> 32);
+  h *= 0x846CA68Bu;
+  h ^= h >> 16;
+  h *= 0x9E3779B1u;
+  h ^= h >> 15;
+  const VI kept = (h >= (VU{} + d.threshold));
+  const V s = simd::splat(d.scale);
+  VI bits;
+  std::memcpy(&bits, &s, sizeof bits);
+  bits &= kept;
+  V m;
+  std::memcpy(&m, &bits, sizeof m);
+  return m;
+}
+
+template <Act A, bool Drop>
+SP_INLINE void affine_act_loop(const float* x, int64_t pixels, int64_t channels, const float* a,
+                               const float* b, const Dropout& dropout, int64_t first, float* y) {
+  const int64_t whole = channels / kWidth * kWidth;
+  const int rest = static_cast<int>(channels - whole);
+  for (int64_t p = 0; p < pixels; ++p) {
+    const float* xp = x + p * channels;
+    float* yp = y + p * channels;
+    const uint32_t counter = static_cast<uint32_t>((first + p) * channels);
+    for (int64_t c = 0; c < whole; c += kWidth) {
+      V u = activate<A>(simd::load(xp + c) * simd::load(a + c) + simd::load(b + c));
+      if constexpr (Drop) u = u * keep(dropout, counter + static_cast<uint32_t>(c));
+      simd::store(yp + c, u);
+    }
+    if (rest) {
+      const int64_t c = whole;
+      V u = activate<A>(simd::load_some(xp + c, rest) * simd::load_some(a + c, rest) +
+                        simd::load_some(b + c, rest));
+      if constexpr (Drop) u = u * keep(dropout, counter + static_cast<uint32_t>(c));
+      simd::store_some(yp + c, u, rest);
+    }
+  }
+}
+
+template <Act A, bool Drop>
+SP_INLINE void affine_act_backward_loop(const float* x, const float* g, int64_t pixels,
+                                        int64_t channels, const float* a, const float* b,
+                                        const float* mean, const Dropout& dropout, int64_t first,
+                                        float* d, double* s1, double* s2) {
+  for (int64_t c = 0; c < channels; c += kWidth) {
+    const int n = static_cast<int>(std::min<int64_t>(kWidth, channels - c));
+    const bool full = n == kWidth;
+    const V av = full ? simd::load(a + c) : simd::load_some(a + c, n);
+    const V bv = full ? simd::load(b + c) : simd::load_some(b + c, n);
+    const V mv = full ? simd::load(mean + c) : simd::load_some(mean + c, n);
+    for (int64_t p0 = 0; p0 < pixels; p0 += kFlush) {
+      V t1{}, t2{};
+      const int64_t p1 = std::min(pixels, p0 + kFlush);
+      for (int64_t p = p0; p < p1; ++p) {
+        const int64_t at = p * channels + c;
+        const V xv = full ? simd::load(x + at) : simd::load_some(x + at, n);
+        const V gv = full ? simd::load(g + at) : simd::load_some(g + at, n);
+        V dv = gv * slope<A>(xv * av + bv);
+        if constexpr (Drop)
+          dv = dv * keep(dropout, static_cast<uint32_t>((first + p) * channels + c));
+        t1 += dv;
+        t2 += dv * (xv - mv);
+        if (full)
+          simd::store(d + at, dv);
+        else
+          simd::store_some(d + at, dv, n);
+      }
+      for (int j = 0; j < n; ++j) {
+        s1[c + j] += t1[j];
+        s2[c + j] += t2[j];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+SP_SIMD void channel_moments(const float* x, int64_t pixels, int64_t channels, const float* shift,
+                             double* sum, double* square) {
+  for (int64_t c = 0; c < channels; c += kWidth) {
+    const int n = static_cast<int>(std::min<int64_t>(kWidth, channels - c));
+    const bool full = n == kWidth;
+    const V sv = full ? simd::load(shift + c) : simd::load_some(shift + c, n);
+    for (int64_t p0 = 0; p0 < pixels; p0 += kFlush) {
+      V t1{}, t2{};
+      const int64_t p1 = std::min(pixels, p0 + kFlush);
+      if (full)
+        for (int64_t p = p0; p < p1; ++p) {
+          const V v = simd::load(x + p * channels + c) - sv;
+          t1 += v;
+          t2 += v * v;
+        }
+      else
+        for (int64_t p = p0; p < p1; ++p) {
+          const V v = simd::load_some(x + p * channels + c, n) - sv;
+          t1 += v;
+          t2 += v * v;
+        }
+      for (int j = 0; j < n; ++j) {
+        sum[c + j] += t1[j];
+        square[c + j] += t2[j];
+      }
+    }
+  }
+}
+
+#define SP_BY_ACT(call)                                     \
+  switch (act) {                                            \
+    case Act::kIdentity: call(Act::kIdentity); break;       \
+    case Act::kSwish: call(Act::kSwish); break;             \
+    case Act::kElu: call(Act::kElu); break;                 \
+    case Act::kRelu: call(Act::kRelu); break;               \
+    case Act::kLrelu: call(Act::kLrelu); break;             \
+  }
+
+SP_SIMD void affine_act(Act act, const float* x, int64_t pixels, int64_t channels, const float* a,
+                        const float* b, const Dropout& dropout, int64_t first, float* y) {
+#define SP_CALL(A)                                                                       \
+  if (dropout.threshold)                                                                 \
+    affine_act_loop<A, true>(x, pixels, channels, a, b, dropout, first, y);              \
+  else                                                                                   \
+    affine_act_loop<A, false>(x, pixels, channels, a, b, dropout, first, y)
+  SP_BY_ACT(SP_CALL)
+#undef SP_CALL
+}
+
+SP_SIMD void affine_act_backward(Act act, const float* x, const float* g, int64_t pixels,
+                                 int64_t channels, const float* a, const float* b,
+                                 const float* mean, const Dropout& dropout, int64_t first,
+                                 float* d, double* s1, double* s2) {
+#define SP_CALL(A)                                                                           \
+  if (dropout.threshold)                                                                     \
+    affine_act_backward_loop<A, true>(x, g, pixels, channels, a, b, mean, dropout, first, d, \
+                                      s1, s2);                                               \
+  else                                                                                       \
+    affine_act_backward_loop<A, false>(x, g, pixels, channels, a, b, mean, dropout, first,   \
+                                       d, s1, s2)
+  SP_BY_ACT(SP_CALL)
+#undef SP_CALL
+}
+#undef SP_BY_ACT
+
+SP_SIMD void affine_combine(const float* x, int64_t pixels, int64_t channels, const float* mean,
+                            const float* p, const float* q, const float* r, float* d) {
+  const int64_t whole = channels / kWidth * kWidth;
+  for (int64_t i = 0; i < pixels; ++i) {
+    const float* xi = x + i * channels;
+    float* di = d + i * channels;
+    for (int64_t c = 0; c < whole; c += kWidth)
+      simd::store(di + c, simd::load(p + c) * simd::load(di + c) +
+                              simd::load(q + c) * (simd::load(xi + c) - simd::load(mean + c)) +
+                              simd::load(r + c));
+    for (int64_t c = whole; c < channels; ++c)
+      di[c] = p[c] * di[c] + q[c] * (xi[c] - mean[c]) + r[c];
+  }
+}
+
+SP_SIMD void add_scale(const float* a, const float* b, int64_t n, float scale, float* y) {
+  int64_t j = 0;
+  for (; j + kWidth <= n; j += kWidth)
+    simd::store(y + j, (simd::load(a + j) + simd::load(b + j)) * scale);
+  for (; j < n; ++j) y[j] = (a[j] + b[j]) * scale;
+}
+
+SP_SIMD void dropout_mask(const Dropout& dropout, int64_t first, int64_t n, float* m) {
+  for (int64_t j = 0; j < n; j += kWidth) {
+    const V v = keep(dropout, static_cast<uint32_t>(first + j));
+    if (j + kWidth <= n)
+      simd::store(m + j, v);
+    else
+      simd::store_some(m + j, v, static_cast<int>(n - j));
+  }
+}
+
+}  // namespace scoreprior::nets::kernels

@@ -1,0 +1,34 @@
+#include <ATen/ATen.h>
+
+#include "scoreprior/core/errors.h"
+#include "scoreprior/forward/forward_model.h"
+#include "scoreprior/pipeline/eval.h"
+
+namespace scoreprior {
+
+/// x -> y; y -> adjoint, inverse. Measurements are [B,M].
+io::Arrays eval_forward(const EvalRequest& request) {
+  const Config table = request.config.table("forward");
+  ForwardContext context{request.dtype, request.device, io::read_npy};
+  if (request.has("x") && !table.has("image_size")) {
+    const auto sizes = request.input("x").sizes();
+    if (sizes.size() == 4) context.image_shape = {sizes[1], sizes[2], sizes[3]};
+  }
+  const std::unique_ptr<ForwardModel> model = forward_models().make(table, "identity", context);
+  io::Arrays out;
+  if (request.has("x")) out["y"] = model->apply(request.input("x")).flatten(1);
+  if (request.has("y")) {
+    const at::Tensor given = request.input("y");
+    const Shape shape = model->output_shape();
+    if (given.dim() < 1 || given.numel() != given.size(0) * numel(shape))
+      throw DataError("y holds " + to_string(Shape(given.sizes().begin(), given.sizes().end())) +
+                      ", the forward model gives [B," + std::to_string(numel(shape)) + "]");
+    const at::Tensor y = given.reshape(batched(given.size(0), shape));
+    if (auto a = model->adjoint(y)) out["adjoint"] = *a;
+    if (auto a = model->naive_inverse(y)) out["inverse"] = *a;
+  }
+  if (out.empty()) throw UsageError("this evaluation needs --in x=FILE.npy or --in y=FILE.npy");
+  return out;
+}
+
+}  // namespace scoreprior

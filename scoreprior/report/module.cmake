@@ -1,0 +1,1 @@
+target_link_libraries(scoreprior_report PRIVATE nlohmann_json::nlohmann_json)

@@ -1,0 +1,101 @@
+#include "scoreprior/stats/image_metrics.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "scoreprior/core/errors.h"
+#include "scoreprior/core/shape.h"
+
+namespace scoreprior::stats {
+namespace {
+
+// Both as [B,C,H,W] float64.
+std::pair<at::Tensor, at::Tensor> as_image_pair(const char* where, const at::Tensor& x, const at::Tensor& truth) {
+  const at::Tensor y = truth.dim() == 3 ? truth.unsqueeze(0) : truth;
+  SP_CHECK(x.dim() == 4 && y.dim() == 4 && y.sizes().slice(1) == x.sizes().slice(1) &&
+               (y.size(0) == x.size(0) || y.size(0) == 1),
+           where, "expected x [B,C,H,W] and truth of the same shape or [C,H,W], got ", x.sizes(), " and ",
+           truth.sizes());
+  const at::Tensor a = x.to(at::kDouble);
+  return {a, y.to(a.options()).expand_as(a)};
+}
+
+// [out,in] Toeplitz matrix of a Gaussian; rows sum to 1 over an unbounded axis.
+at::Tensor gaussian_toeplitz(int64_t n, double sigma, const at::TensorOptions& options) {
+  const at::Tensor axis = at::arange(n, options);
+  const at::Tensor kernel = at::exp(-0.5 * ((axis.unsqueeze(1) - axis.unsqueeze(0)) / sigma).square());
+  const int64_t reach = static_cast<int64_t>(std::ceil(8 * sigma)) + 1;
+  double sum = 1;
+  for (int64_t k = 1; k <= reach; ++k) sum += 2 * std::exp(-0.5 * (k / sigma) * (k / sigma));
+  return kernel / sum;
+}
+
+}  // namespace
+
+at::Tensor psnr(const at::Tensor& x, const at::Tensor& truth, double range) {
+  const auto [a, b] = as_image_pair("psnr", x, truth);
+  return 10 * at::log10(range * range / (a - b).square().mean({1, 2, 3}));
+}
+
+at::Tensor ssim(const at::Tensor& x, const at::Tensor& truth, double range) {
+  const auto [a, b] = as_image_pair("ssim", x, truth);
+  const int64_t c = a.size(1);
+  const int64_t least = std::min(a.size(2), a.size(3));
+  const int64_t window = std::min<int64_t>(11, least % 2 ? least : least - 1);
+  SP_CHECK(window >= 1, "ssim", "expected images of at least one pixel");
+  const at::Tensor t = at::arange(window, a.options()) - 0.5 * static_cast<double>(window - 1);
+  at::Tensor kernel = at::exp(-0.5 * (t / 1.5).square());
+  kernel = kernel / kernel.sum();
+  const at::Tensor down = kernel.view({1, 1, window, 1}).expand({c, 1, window, 1}).contiguous();
+  const at::Tensor across = kernel.view({1, 1, 1, window}).expand({c, 1, 1, window}).contiguous();
+  const auto local = [&](const at::Tensor& v) {
+    return at::conv2d(at::conv2d(v, down, {}, 1, 0, 1, c), across, {}, 1, 0, 1, c);
+  };
+  const at::Tensor ma = local(a), mb = local(b);
+  const at::Tensor va = local(a * a) - ma * ma, vb = local(b * b) - mb * mb, vab = local(a * b) - ma * mb;
+  const double c1 = std::pow(0.01 * range, 2), c2 = std::pow(0.03 * range, 2);
+  const at::Tensor map =
+      (2 * ma * mb + c1) * (2 * vab + c2) / ((ma * ma + mb * mb + c1) * (va + vb + c2));
+  return map.mean({1, 2, 3});
+}
+
+at::Tensor nxcorr(const at::Tensor& x, const at::Tensor& truth, bool any_shift) {
+  auto [a, b] = as_image_pair("nxcorr", x, truth);
+  a = a - a.mean({1, 2, 3}, true);
+  b = b - b.mean({1, 2, 3}, true);
+  const at::Tensor norm = at::sqrt(a.square().sum({1, 2, 3}) * b.square().sum({1, 2, 3}));
+  at::Tensor product;
+  if (any_shift) {
+    // Padding to twice the size turns the FFT's circular correlation into a linear one.
+    const int64_t h = 2 * a.size(2), w = 2 * a.size(3);
+    const at::Tensor fa = at::fft_rfft2(a, at::IntArrayRef({h, w})), fb = at::fft_rfft2(b, at::IntArrayRef({h, w}));
+    product = at::fft_irfft2(at::conj(fa) * fb, at::IntArrayRef({h, w})).sum(1).flatten(1).amax(1);
+  } else {
+    product = (a * b).sum({1, 2, 3});
+  }
+  return at::where(norm > 0, product / norm, at::zeros_like(norm));
+}
+
+at::Tensor nrmse(const at::Tensor& x, const at::Tensor& truth) {
+  const auto [a, b] = as_image_pair("nrmse", x, truth);
+  return at::sqrt((a - b).square().sum({1, 2, 3}) / b.square().sum({1, 2, 3}));
+}
+
+at::Tensor gaussian_blur(const at::Tensor& x, double fwhm_pixels) {
+  SP_CHECK(x.dim() >= 2 && fwhm_pixels >= 0, "gaussian_blur", "expected [...,H,W] and a beam >= 0");
+  if (fwhm_pixels == 0) return x;
+  const double sigma = fwhm_pixels / std::sqrt(8 * std::log(2.0));
+  const at::Tensor rows = gaussian_toeplitz(x.size(-2), sigma, x.options());
+  const at::Tensor columns = gaussian_toeplitz(x.size(-1), sigma, x.options());
+  return at::matmul(at::matmul(rows, x), columns.t());
+}
+
+at::Tensor blurred_psnr(const at::Tensor& x, const at::Tensor& truth, double fwhm_pixels, double range) {
+  return psnr(gaussian_blur(x.to(at::kDouble), fwhm_pixels), gaussian_blur(truth.to(at::kDouble), fwhm_pixels),
+              range);
+}
+
+}  // namespace scoreprior::stats

@@ -1,0 +1,272 @@
+#include "scoreprior/forward/forward_model.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+
+#include "scoreprior/core/errors.h"
+#include "scoreprior/core/rng.h"
+#include "scoreprior/forward/visibilities.h"
+#include "scoreprior/testing/golden.h"
+
+namespace scoreprior {
+namespace {
+
+using testing::GoldenCase;
+using testing::relative_error;
+
+template <class T>
+ConfigNodePtr leaf(T value) {
+  auto node = std::make_shared<ConfigNode>();
+  node->value = value;
+  return node;
+}
+
+struct Entry {
+  std::string label, name;
+  Shape shape;
+  std::function<void(Config&)> configure;
+};
+
+/// Every entry of the catalogue, with even, odd and oblong images.
+std::vector<Entry> entries() {
+  return {
+      {"identity", "identity", {3, 5, 4}, [](Config&) {}},
+      {"low_dft", "low_dft", {2, 8, 9}, [](Config& c) { c.set("n_freqs", leaf(int64_t{5})); }},
+      {"mri_even", "mri", {1, 8, 8}, [](Config&) {}},
+      {"mri_odd", "mri", {2, 7, 9}, [](Config& c) { c.set("acceleration", leaf(int64_t{2})); }},
+      {"complex_matrix", "complex_matrix", {2, 3, 4},
+       [](Config& c) {
+         c.set("matrix_real", leaf(std::string("re")));
+         c.set("matrix_imag", leaf(std::string("im")));
+       }},
+      {"visibilities_even", "visibilities", {1, 6, 8},
+       [](Config& c) { c.set("uv", leaf(std::string("uv"))); }},
+      {"visibilities_odd", "visibilities", {1, 7, 7},
+       [](Config& c) {
+         c.set("uv", leaf(std::string("uv")));
+         c.set("pulse", leaf(std::string("delta")));
+       }},
+  };
+}
+
+/// Files by name, generated.
+at::Tensor fake_file(const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  if (name == "uv") return Rng(1).split(name).normal({13, 2}, at::kDouble) * 4e9;
+  return Rng(1).split(name).normal({5, 24}, at::kDouble);
+}
+
+std::unique_ptr<ForwardModel> make(const Entry& e, at::ScalarType dtype) {
+  Config config;
+  e.configure(config);
+  config.set("name", leaf(e.name));
+  if (e.shape[1] != e.shape[2]) {}
+  return forward_models().make(config, "", ForwardContext{dtype, at::kCPU, fake_file, e.shape});
+}
+
+class ForwardContract : public ::testing::TestWithParam<Entry> {};
+
+TEST_P(ForwardContract, ShapesAndBatch) {
+  const auto model = make(GetParam(), at::kDouble);
+  EXPECT_EQ(model->input_shape(), GetParam().shape);
+  const at::Tensor x = Rng(2).normal(batched(3, model->input_shape()), at::kDouble);
+  const at::Tensor y = model->apply(x);
+  EXPECT_EQ(Shape(y.sizes().begin(), y.sizes().end()), batched(3, model->output_shape()));
+  for (int64_t b = 0; b < 3; ++b)
+    EXPECT_LT(relative_error(model->apply(x.narrow(0, b, 1)), y.narrow(0, b, 1)), 1e-14);
+  EXPECT_THROW(model->apply(x.flatten(1)), std::invalid_argument);
+}
+
+// <Ax, y> = <x, A^T y>, relative to |Ax||y|; rounding of sums of at most a few hundred terms.
+TEST_P(ForwardContract, AdjointDotTest) {
+  for (const auto dtype : {at::kDouble, at::kFloat}) {
+    const auto model = make(GetParam(), dtype);
+    if (!model->linear()) return;
+    const at::Tensor x = Rng(3).normal(batched(2, model->input_shape()), dtype);
+    const at::Tensor y = Rng(4).normal(batched(2, model->output_shape()), dtype);
+    const at::Tensor ax = model->apply(x), aty = model->adjoint(y).value();
+    EXPECT_EQ(aty.scalar_type(), dtype);
+    const double left = (ax * y).sum(at::kDouble).item<double>(), right = (x * aty).sum(at::kDouble).item<double>();
+    const double scale = ax.norm().item<double>() * y.norm().item<double>();
+    EXPECT_LT(std::abs(left - right) / scale, dtype == at::kDouble ? 1e-12 : 1e-5);
+  }
+}
+
+TEST_P(ForwardContract, LinearAndItsGradientIsTheAdjoint) {
+  const auto model = make(GetParam(), at::kDouble);
+  const at::Tensor a = Rng(5).normal(batched(2, model->input_shape()), at::kDouble);
+  const at::Tensor b = Rng(6).normal(batched(2, model->input_shape()), at::kDouble);
+  EXPECT_LT(relative_error(model->apply(2 * a - 3 * b), 2 * model->apply(a) - 3 * model->apply(b)), 1e-13);
+  const at::Tensor y = Rng(7).normal(batched(2, model->output_shape()), at::kDouble);
+  const at::Tensor x = a.clone().requires_grad_(true);
+  const at::Tensor gradient = torch::autograd::grad({(model->apply(x) * y).sum()}, {x})[0];
+  EXPECT_LT(relative_error(gradient, *model->adjoint(y)), 1e-13);
+  // The model is linear, so a difference of any step is exact up to rounding.
+  const at::Tensor difference = ((model->apply(a + b) - model->apply(a - b)) / 2 * y).sum();
+  EXPECT_LT(relative_error((gradient * b).sum().unsqueeze(0), difference.unsqueeze(0)), 1e-11);
+}
+
+TEST_P(ForwardContract, NaiveInverseHasTheImagesShape) {
+  const auto model = make(GetParam(), at::kDouble);
+  const at::Tensor y = model->apply(Rng(8).normal(batched(2, model->input_shape()), at::kDouble));
+  const auto image = model->naive_inverse(y);
+  if (!image) return;
+  EXPECT_EQ(Shape(image->sizes().begin(), image->sizes().end()), batched(2, model->input_shape()));
+  EXPECT_TRUE(at::isfinite(*image).all().item<bool>());
+}
+
+INSTANTIATE_TEST_SUITE_P(Catalogue, ForwardContract, ::testing::ValuesIn(entries()),
+                         [](const auto& info) { return info.param.label; });
+
+TEST(ForwardModels, ContractCoversTheCatalogue) {
+  std::set<std::string> covered;
+  for (const Entry& e : entries()) covered.insert(e.name);
+  for (const std::string& name : forward_models().names()) EXPECT_TRUE(covered.count(name)) << name;
+}
+
+at::Tensor nchw(const at::Tensor& a) { return a.permute({0, 3, 1, 2}).contiguous(); }
+
+TEST(ForwardModels, MatchReference) {
+  for (const std::string name : {"deblur_16x1_n8", "deblur_16x3_n6", "denoise_16x3", "eht_matrix_8",
+                                 "mri_16_poisson4", "mri_32_cartesian4", "mri_32_poisson8"}) {
+    SP_REQUIRE_GOLDEN("operators/" + name);
+    const GoldenCase g("operators/" + name);
+    const std::string kind = g.config()["kind"];
+    Config config;
+    config.set("image_size", leaf(g.config()["image_size"].get<int64_t>()));
+    config.set("channels", leaf(g.config()["num_channels"].get<int64_t>()));
+    const auto file = [&](const char* key, const std::string& array) {
+      config.set(key, leaf(g.path(array).string()));
+    };
+    if (kind == "deblur") {
+      config.set("name", leaf(std::string("low_dft")));
+      config.set("n_freqs", leaf(g.config()["n_freqs_per_direction"].get<int64_t>()));
+    } else if (kind == "mri") {
+      config.set("name", leaf(std::string("mri")));
+      file("mask", "mask");
+    } else if (kind == "eht") {
+      config.set("name", leaf(std::string("complex_matrix")));
+      file("matrix_real", "matrix_real");
+      file("matrix_imag", "matrix_imag");
+    }
+    for (const auto dtype : {at::kDouble, at::kFloat}) {
+      const auto model = forward_models().make(config, "identity", {dtype, at::kCPU, io::read_npy});
+      // The reference's double precision rounding; float32 single rounding of sums over the image.
+      const double tolerance = dtype == at::kDouble ? 1e-12 : 1e-5;
+      const at::Tensor y = g.array("y", dtype);
+      EXPECT_LT(relative_error(model->apply(nchw(g.array("x", dtype))), g.array("Ax")), tolerance) << name;
+      EXPECT_LT(relative_error(*model->adjoint(y), nchw(g.array("adjoint_y"))), tolerance) << name;
+      EXPECT_LT(relative_error(*model->naive_inverse(y), nchw(g.array("inverse_y"))), tolerance) << name;
+      const double level = g.config()["noise_scale"];
+      if (kind != "eht")
+        EXPECT_LT(relative_error(at::full_like(g.array("sigmas"), level * model->noise_scale()), g.array("sigmas")), 1e-12);
+    }
+  }
+}
+
+// A point at column c, row r and a Gaussian have visibilities in closed form.
+TEST(Visibilities, ConventionsAndClosedForms) {
+  const std::vector<double> u = {1e9, -2e9, 3.3e9}, v = {0.5e9, 4e9, -1e9};
+  for (const auto& size : {std::pair<int64_t, int64_t>{8, 8}, {7, 7}, {6, 9}}) {
+    const SkyGrid grid = make_sky_grid(size.first, size.second, 128);
+    for (const Pulse pulse : {Pulse::kDelta, Pulse::kTriangle}) {
+      const VisibilityTransform transform(u, v, grid, pulse, {at::kDouble, at::kCPU});
+      at::Tensor x = at::zeros({1, 1, size.first, size.second}, at::kDouble);
+      const int64_t r = 1, c = size.second - 2;
+      x[0][0][r][c] = 2;
+      const auto parts = transform.parts(x);
+      const double east = ((size.second - 1) / 2.0 - c) * grid.pixel_rad;
+      const double north = ((size.first - 1) / 2.0 - r) * grid.pixel_rad;
+      for (int k = 0; k < 3; ++k) {
+        const auto sinc2 = [&](double w) {
+          const double a = M_PI * w * grid.pixel_rad;
+          return std::pow(std::sin(a) / a, 2);
+        };
+        const double p = pulse == Pulse::kDelta ? 1 : sinc2(u[k]) * sinc2(v[k]);
+        const auto want = std::polar(2 * p, 2 * M_PI * (u[k] * east + v[k] * north));
+        EXPECT_NEAR(parts.first[k][0].item<double>(), want.real(), 1e-13);
+        EXPECT_NEAR(parts.second[k][0].item<double>(), want.imag(), 1e-13);
+      }
+    }
+  }
+  // A well-sampled Gaussian, offset east and north.
+  const int64_t n = 65;
+  const SkyGrid grid = make_sky_grid(n, n, 200);
+  const double s = 12 * kRadPerUas, x0 = 15 * kRadPerUas, y0 = -7 * kRadPerUas;
+  at::Tensor image = at::empty({1, 1, n, n}, at::kDouble);
+  for (int64_t r = 0; r < n; ++r)
+    for (int64_t c = 0; c < n; ++c)
+      image[0][0][r][c] = std::exp(-(std::pow(grid.x(c) - x0, 2) + std::pow(grid.y(r) - y0, 2)) / (2 * s * s));
+  image = image / image.sum();
+  const VisibilityTransform transform(u, v, grid, Pulse::kDelta, {at::kDouble, at::kCPU});
+  const auto parts = transform.parts(image);
+  for (int k = 0; k < 3; ++k) {
+    const auto want = std::polar(std::exp(-2 * M_PI * M_PI * s * s * (u[k] * u[k] + v[k] * v[k])),
+                                 2 * M_PI * (u[k] * x0 + v[k] * y0));
+    // The sum over pixels of a Gaussian 4 pixels wide is its integral to exp(-2 pi^2 4^2); the edge is 5.8 sd away.
+    EXPECT_NEAR(parts.first[k][0].item<double>(), want.real(), 1e-7);
+    EXPECT_NEAR(parts.second[k][0].item<double>(), want.imag(), 1e-7);
+  }
+}
+
+TEST(Visibilities, AxisByAxisEqualsTables) {
+  const at::Tensor uv = Rng(1).normal({37, 2}, at::kDouble) * 4e9;
+  std::vector<double> u, v;
+  for (int64_t k = 0; k < 37; ++k) u.push_back(uv[k][0].item<double>()), v.push_back(uv[k][1].item<double>());
+  for (const auto& size : {std::pair<int64_t, int64_t>{8, 8}, {7, 9}, {9, 6}, {1, 5}}) {
+    const SkyGrid grid = make_sky_grid(size.first, size.second, 100);
+    const VisibilityTransform tables(u, v, grid, Pulse::kTriangle, {at::kDouble, at::kCPU});
+    const VisibilityTransform axes(u, v, grid, Pulse::kTriangle, {at::kDouble, at::kCPU}, 0);
+    const at::Tensor x = Rng(2).normal({3, 1, size.first, size.second}, at::kDouble);
+    const at::Tensor y = Rng(3).normal({3, 74}, at::kDouble);
+    EXPECT_LT(relative_error(axes.apply(x), tables.apply(x)), 1e-13);
+    EXPECT_LT(relative_error(*axes.adjoint(y), *tables.adjoint(y)), 1e-13);
+  }
+}
+
+TEST(Visibilities, PixelPinsMatchReference) {
+  SP_REQUIRE_GOLDEN("interferometry/demo_obs");
+  const GoldenCase g("interferometry/demo_obs");
+  const at::Tensor ut = g.array("obs_u"), vt = g.array("obs_v");
+  std::vector<double> u(ut.data_ptr<double>(), ut.data_ptr<double>() + ut.numel());
+  std::vector<double> v(vt.data_ptr<double>(), vt.data_ptr<double>() + vt.numel());
+  for (const std::string pin : {"pin7", "pin8"})
+    for (const std::string suffix : {"", "_deltapulse"}) {
+      const at::Tensor x = g.array(pin + "_x", at::kDouble).unsqueeze(0).unsqueeze(0);
+      const VisibilityTransform transform(u, v, make_sky_grid(x.size(2), x.size(3), 128),
+                                          suffix.empty() ? Pulse::kTriangle : Pulse::kDelta,
+                                          {at::kDouble, at::kCPU});
+      const auto parts = transform.parts(x);
+      const at::Tensor vis = g.array(pin + "_vis" + suffix);
+      // 2.5e-13 is the reference's cut pi, times phases of up to 20 rad.
+      EXPECT_LT(relative_error(parts.first, at::real(vis)), 2e-11);
+      EXPECT_LT(relative_error(parts.second, at::imag(vis)), 2e-11);
+    }
+}
+
+TEST(ForwardModels, ConfigErrors) {
+  const auto fails = [](const std::string& name, std::function<void(Config&)> configure, Shape shape = {}) {
+    Config config;
+    config.set("name", leaf(name));
+    configure(config);
+    try {
+      forward_models().make(config, "", {at::kDouble, at::kCPU, fake_file, shape});
+    } catch (const ConfigError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_NE(fails("lowdft", [](Config&) {}).find("did you mean \"low_dft\""), std::string::npos);
+  EXPECT_NE(fails("low_dft", [](Config& c) { c.set("n_freqs", leaf(int64_t{99})); }).find("n_freqs"), std::string::npos);
+  EXPECT_NE(fails("mri", [](Config& c) { c.set("mask", leaf(std::string("re"))); }).find("mask"), std::string::npos);
+  EXPECT_NE(fails("mri", [](Config& c) { c.set("acceleration", leaf(int64_t{0})); }).find("acceleration"), std::string::npos);
+  EXPECT_NE(fails("complex_matrix", [](Config&) {}).find("matrix_real"), std::string::npos);
+  EXPECT_NE(fails("identity", [](Config& c) { c.set("image_size", leaf(int64_t{9})); }, {1, 8, 8}).find("differs"), std::string::npos);
+  EXPECT_NE(fails("visibilities", [](Config&) {}, {3, 8, 8}).find("channel"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace scoreprior
