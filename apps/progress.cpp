@@ -22,8 +22,7 @@ extern "C" void ask_to_stop(int signal) {
     return;
   }
   stop_asked = 1;
-  static constexpr char kText[] =
-      "\nStopping after this step; once more to stop at once.\n";
+  static constexpr char kText[] = "\nStopping after this step; once more to stop at once.\n";
   const ssize_t ignored = ::write(STDERR_FILENO, kText, sizeof kText - 1);
   (void)ignored;
 }
@@ -108,10 +107,9 @@ std::string format_progress(const ProgressState& s, int columns, bool utf8) {
   const double part = known ? std::clamp(double(s.done) / double(s.total), 0.0, 1.0) : 0;
   std::string count = std::to_string(s.done);
   if (known) count += "/" + std::to_string(s.total);
-  const std::string eta =
-      known && s.rate > 0 && s.done < s.total
-          ? duration(double(s.total - s.done) / s.rate) + " left"
-          : "";
+  const std::string eta = known && s.rate > 0 && s.done < s.total
+                              ? duration(double(s.total - s.done) / s.rate) + " left"
+                              : "";
   const std::string percent =
       known ? std::to_string(static_cast<int>(std::floor(100 * part))) + "%" : "";
 
@@ -126,8 +124,7 @@ std::string format_progress(const ProgressState& s, int columns, bool utf8) {
   if (known && room() >= wanted) {
     const int full = static_cast<int>(std::lround(kBarColumns * part));
     std::string bar;
-    for (int i = 0; i < kBarColumns; ++i)
-      bar += i < full ? (utf8 ? "━" : "#") : (utf8 ? "─" : "-");
+    for (int i = 0; i < kBarColumns; ++i) bar += i < full ? (utf8 ? "━" : "#") : (utf8 ? "─" : "-");
     add(bar);
   }
   add(percent);

@@ -17,19 +17,21 @@ struct ProgressState {
   Metrics metrics;
 };
 
-/// One line of at most `columns` columns, e.g. "train ━━━━──── 42% 420/1000 steps 12.3/s 0:47 left loss 0.0123".
-/// Parts that do not fit are left out, the least useful first; text is cut between characters, never inside one.
+/// One line of at most `columns` columns, e.g. "train ━━━━──── 42% 420/1000 steps 12.3/s 0:47 left
+/// loss 0.0123". Parts that do not fit are left out, the least useful first; text is cut between
+/// characters, never inside one.
 std::string format_progress(const ProgressState& state, int columns, bool utf8);
 
 struct ProgressOptions {
-  bool quiet = false;              ///< no bars and no notes
+  bool quiet = false;  ///< no bars and no notes
   std::FILE* stream = stderr;
-  double bar_interval = 0.1;       ///< [s] between redraws on a terminal
-  double line_interval = 5;        ///< [s] between plain lines elsewhere
+  double bar_interval = 0.1;  ///< [s] between redraws on a terminal
+  double line_interval = 5;   ///< [s] between plain lines elsewhere
 };
 
-/// The program's Observer: a progress bar on a terminal, now and then a plain line elsewhere. Stages may nest; the
-/// innermost is shown. stop_requested() is true after the first Ctrl-C (see watch_interrupts).
+/// The program's Observer: a progress bar on a terminal, now and then a plain line elsewhere.
+/// Stages may nest; the innermost is shown. stop_requested() is true after the first Ctrl-C (see
+/// watch_interrupts).
 class TerminalProgress : public Observer {
  public:
   explicit TerminalProgress(ProgressOptions options = {});
@@ -57,7 +59,8 @@ class TerminalProgress : public Observer {
   std::vector<Stage> stages_;
 };
 
-/// SIGINT and SIGTERM ask running work to stop and save; a second one ends the program at once. Call once in main().
+/// SIGINT and SIGTERM ask running work to stop and save; a second one ends the program at once.
+/// Call once in main().
 void watch_interrupts();
 /// True once the user asked to stop.
 bool interrupted();

@@ -120,6 +120,12 @@ at::Tensor row_values(const ElboRows& rows, int64_t begin, int64_t end, const at
 
 }  // namespace
 
+void check_options(const Config& config, const ElboOptions& o) {
+  if (!(o.t0 > 0 && o.t0 < 1)) config.fail("t0", "t0 must lie between 0 and 1");
+  if (o.n_times < 1) config.fail("n_times", "n_times must be at least 1");
+  if (o.max_batch < 1) config.fail("max_batch", "max_batch must be at least 1");
+}
+
 at::Tensor ElboTerms::value() const { return prior + integral + offset; }
 
 ElboDraws draw_elbo(const ScoreModel& model, const ElboOptions& o, int64_t batch, const Rng& rng) {

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "scoreprior/core/config.h"
 #include "scoreprior/core/rng.h"
 #include "scoreprior/diffusion/score_model.h"
 
@@ -37,6 +38,9 @@ struct ElboOptions {
     f("max_batch", max_batch, "most images in one network call");
   }
 };
+
+/// ConfigError at the key of a value that cannot be.
+void check_options(const Config& config, const ElboOptions& options);
 
 /// What one evaluation draws.
 struct ElboDraws {

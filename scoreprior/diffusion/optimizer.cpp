@@ -20,9 +20,9 @@ struct AdamCoefficients {
 
 // p -= lr mhat / (sqrt(vhat) + eps) with the bias corrections folded into step_size and root_correction.
 template <class T>
-__attribute__((optimize("O3", "no-math-errno", "no-trapping-math"))) void adam_chunk(
-    int64_t n, const AdamCoefficients& k, T* __restrict p, const T* __restrict g, T* __restrict m, T* __restrict v,
-    T* __restrict a) {
+inline __attribute__((always_inline)) void adam_loop(int64_t n, const AdamCoefficients& k, T* __restrict p,
+                                                     const T* __restrict g, T* __restrict m, T* __restrict v,
+                                                     T* __restrict a) {
   const T clip = static_cast<T>(k.clip), b1 = static_cast<T>(k.beta1), b2 = static_cast<T>(k.beta2);
   const T c1 = static_cast<T>(1 - k.beta1), c2 = static_cast<T>(1 - k.beta2), eps = static_cast<T>(k.epsilon);
   const T rate = static_cast<T>(k.step_size), root = static_cast<T>(k.root_correction);
@@ -37,6 +37,22 @@ __attribute__((optimize("O3", "no-math-errno", "no-trapping-math"))) void adam_c
     a[i] = keep * a[i] + take * pi;
   }
 }
+
+// One copy per instruction set (this file is compiled without errno for sqrt, so that the loop vectorises).
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define SP_ADAM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define SP_ADAM_CLONES
+#endif
+SP_ADAM_CLONES void adam_chunk(int64_t n, const AdamCoefficients& k, float* p, const float* g, float* m, float* v,
+                               float* a) {
+  adam_loop(n, k, p, g, m, v, a);
+}
+SP_ADAM_CLONES void adam_chunk(int64_t n, const AdamCoefficients& k, double* p, const double* g, double* m, double* v,
+                               double* a) {
+  adam_loop(n, k, p, g, m, v, a);
+}
+#undef SP_ADAM_CLONES
 
 template <class T>
 double sum_of_squares(const T* g, int64_t n) {
@@ -66,7 +82,7 @@ void adam_sweep(const AdamCoefficients& k, at::Tensor& p, const at::Tensor& g, a
   const int64_t n = p.numel();
   at::parallel_for(0, (n + kChunk - 1) / kChunk, 1, [&](int64_t begin, int64_t end) {
     const int64_t from = begin * kChunk, to = std::min(n, end * kChunk);
-    adam_chunk<T>(to - from, k, pp + from, pg + from, pm + from, pv + from, pa + from);
+    adam_chunk(to - from, k, pp + from, pg + from, pm + from, pv + from, pa + from);
   });
 }
 

@@ -127,6 +127,17 @@ at::Tensor mark_failed(const at::Tensor& values, const std::vector<Status>& stat
 
 }  // namespace
 
+void check_options(const Config& config, const ProbabilityFlowOptions& o) {
+  if (!(o.t0 > 0 && o.t0 < 1)) config.fail("t0", "t0 must lie between 0 and 1");
+  config.one_of("trace", o.trace, {"exact", "hutchinson"});
+  config.one_of("adjoint", o.adjoint, {"backsolve", "direct"});
+  config.one_of("solver", o.solver, o.steps > 0 ? ode::tableau_names() : ode::adaptive_tableau_names());
+  if (!(o.rtol >= 0 && o.atol >= 0 && o.rtol + o.atol > 0)) config.fail("rtol", "tolerances must be positive");
+  if (o.n_probes < 1) config.fail("n_probes", "n_probes must be at least 1");
+  if (o.max_steps < 1) config.fail("max_steps", "max_steps must be at least 1");
+  if (o.max_batch < 1) config.fail("max_batch", "max_batch must be at least 1");
+}
+
 at::Tensor draw_probes(const ScoreModel& model, const ProbabilityFlowOptions& o, int64_t batch, const Rng& rng) {
   if (o.trace == "exact") return {};
   SP_CHECK(o.n_probes > 0, "probability flow", "expected n_probes > 0, got ", o.n_probes);

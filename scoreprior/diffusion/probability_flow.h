@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "scoreprior/core/config.h"
 #include "scoreprior/core/rng.h"
 #include "scoreprior/core/summary.h"
 #include "scoreprior/diffusion/score_model.h"
@@ -42,6 +43,9 @@ struct ProbabilityFlowOptions {
     f("max_batch", max_batch, "most network rows in one call");
   }
 };
+
+/// ConfigError at the key of a value that cannot be.
+void check_options(const Config& config, const ProbabilityFlowOptions& options);
 
 struct ProbabilityFlow {
   at::Tensor log_prob;                ///< [B]

@@ -89,7 +89,6 @@ VisibilityTransform::VisibilityTransform(const std::vector<double>& u, const std
       sin_.narrow(0, first, n).copy_(phase.sin() * p);
     }
     halve_centre(cos_, pixels);
-    return;
   }
   const at::Tensor x = u_col * angles((grid.width + 1) / 2, grid.width, grid.pixel_rad);
   const at::Tensor y = v_col * angles((grid.height + 1) / 2, grid.height, grid.pixel_rad);
@@ -101,11 +100,18 @@ VisibilityTransform::VisibilityTransform(const std::vector<double>& u, const std
   halve_centre(cos_y_, grid.height);
 }
 
+bool VisibilityTransform::axis_by_axis(int64_t batch) const {
+  if (!cos_.defined()) return true;
+  // Measured on one AVX2 core in float32: tables win from 4 images at 5 MB, from 8 at 50 MB, from 16 at 80 MB.
+  const auto bytes = 2 * static_cast<int64_t>(cos_.nbytes());
+  return batch <= std::min<int64_t>(16, std::max<int64_t>(3, bytes >> 23));
+}
+
 std::pair<at::Tensor, at::Tensor> VisibilityTransform::parts(const at::Tensor& x) const {
   check_batched("visibilities", "x", x, input_shape());
   const int64_t batch = x.size(0);
   at::Tensor even, odd;
-  if (!separable()) {
+  if (!axis_by_axis(batch)) {
     std::tie(even, odd) = fold(x.reshape({batch, -1}), 1);
     return {at::mm(cos_, even.t()), at::mm(sin_, odd.t())};
   }
@@ -134,7 +140,7 @@ std::pair<at::Tensor, at::Tensor> VisibilityTransform::parts(const at::Tensor& x
 
 at::Tensor VisibilityTransform::adjoint_parts(const at::Tensor& re, const at::Tensor& im) const {
   const int64_t batch = re.size(1), height = grid_.height, width = grid_.width;
-  if (!separable())
+  if (!axis_by_axis(batch))
     return unfold(at::mm(re.t(), cos_), at::mm(im.t(), sin_), 1, height * width)
         .reshape({batch, 1, height, width});
   const int64_t h = (height + 1) / 2, w = (width + 1) / 2;

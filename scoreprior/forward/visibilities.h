@@ -32,10 +32,10 @@ Pulse pulse_from(const std::string& name);
 ///   P = 1 (delta) or (sin(pi w d)/(pi w d))^2 for pixel side d (triangle)
 ///
 /// Shapes [B,1,H,W] -> [B,2M], real then imaginary parts.
-/// The cosine acts on the part of the image that is even about its centre and the sine on the odd part, so the product
-/// costs 2 B N M multiply-adds for N pixels: half of a stacked real matrix, a quarter of a complex one. While the two
-/// tables (4 or 8 bytes x N x M) fit `table_limit` they are kept; beyond that the transform is done axis by axis with
-/// tables of (H + W) x M, in chunks of M.
+/// The cosine acts on the part of the image that is even about its centre and the sine on the odd part, so a transform
+/// costs 2 B N M multiply-adds for N pixels: half of a stacked real matrix, a quarter of a complex one. Both tables
+/// (4 N M or 8 N M bytes) are kept while they fit `table_limit`. Beyond that, and for few images, where reading the
+/// tables would cost more than the arithmetic, the transform goes axis by axis with tables of (H + W) M numbers.
 class VisibilityTransform final : public ForwardModel {
  public:
   VisibilityTransform(const std::vector<double>& u, const std::vector<double>& v,
@@ -59,7 +59,7 @@ class VisibilityTransform final : public ForwardModel {
   int64_t rows() const { return rows_; }
 
  private:
-  bool separable() const { return !cos_.defined(); }
+  bool axis_by_axis(int64_t batch) const;
   SkyGrid grid_;
   int64_t rows_;
   std::vector<double> u_, v_;

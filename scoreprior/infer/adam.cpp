@@ -12,7 +12,7 @@
 namespace scoreprior {
 namespace detail {
 
-struct AdamCoefficients {
+struct BufferAdamCoefficients {
   double gradient_scale, beta1, beta2, eps, rate, fix2;
 };
 
@@ -36,13 +36,13 @@ namespace {
 constexpr int64_t kPiece = 1 << 14;  // elements: the five streams of a piece fit the second-level cache
 
 template <class T>
-struct AdamKernels {
+struct BufferAdamKernels {
   double (*squares)(const T*, int64_t) = detail::adam_base::sum_of_squares<T>;
   void (*sweep)(T*, const T*, T*, T*, int64_t,
-                const detail::AdamCoefficients&) = detail::adam_base::adam_sweep<T>;
+                const detail::BufferAdamCoefficients&) = detail::adam_base::adam_sweep<T>;
   void (*average)(const T*, T*, int64_t, double) = detail::adam_base::average_sweep<T>;
 
-  AdamKernels() {
+  BufferAdamKernels() {
 #ifdef SP_ADAM_X86
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
     squares = detail::adam_avx2::sum_of_squares<T>;
@@ -53,9 +53,9 @@ struct AdamKernels {
 };
 
 template <class T>
-double adam_step(T* p, const T* g, T* m, T* v, T* average, int64_t n, const AdamOptions& o, int64_t step,
+double adam_step(T* p, const T* g, T* m, T* v, T* average, int64_t n, const BufferAdamOptions& o, int64_t step,
                  double learning_rate) {
-  static const AdamKernels<T> kernels;
+  static const BufferAdamKernels<T> kernels;
   const int64_t pieces = (n + kPiece - 1) / kPiece;
   std::vector<double> sums(pieces);
   at::parallel_for(0, pieces, 8, [&](int64_t begin, int64_t end) {
@@ -67,7 +67,7 @@ double adam_step(T* p, const T* g, T* m, T* v, T* average, int64_t n, const Adam
   const double norm = std::sqrt(total);
   if (!std::isfinite(norm)) return norm;
 
-  detail::AdamCoefficients c{};
+  detail::BufferAdamCoefficients c{};
   c.gradient_scale = o.clip > 0 ? o.clip / std::max(norm + 1e-6, o.clip) : 1.0;
   c.beta1 = o.beta1;
   c.beta2 = o.beta2;
@@ -86,14 +86,14 @@ double adam_step(T* p, const T* g, T* m, T* v, T* average, int64_t n, const Adam
 
 }  // namespace
 
-FlatAdam::FlatAdam(const at::Tensor& parameters, const AdamOptions& options)
+BufferAdam::BufferAdam(const at::Tensor& parameters, const BufferAdamOptions& options)
     : options_(options), m_(at::zeros_like(parameters)), v_(at::zeros_like(parameters)) {
   SP_CHECK(parameters.dim() == 1 && parameters.is_contiguous() && parameters.device().is_cpu(), "adam",
            "expected one flat contiguous CPU buffer");
   if (options.ema > 0) average_ = at::zeros_like(parameters);
 }
 
-double FlatAdam::step(at::Tensor& parameters, const at::Tensor& gradient, double learning_rate) {
+double BufferAdam::step(at::Tensor& parameters, const at::Tensor& gradient, double learning_rate) {
   SP_CHECK(parameters.sizes() == m_.sizes() && gradient.sizes() == m_.sizes() && gradient.is_contiguous() &&
                gradient.scalar_type() == m_.scalar_type(),
            "adam", "expected parameters and gradient ", m_.sizes(), ", got ", parameters.sizes(), " and ",
@@ -115,12 +115,12 @@ double FlatAdam::step(at::Tensor& parameters, const at::Tensor& gradient, double
   return norm;
 }
 
-at::Tensor FlatAdam::averaged(const at::Tensor& parameters) const {
+at::Tensor BufferAdam::averaged(const at::Tensor& parameters) const {
   if (!average_.defined() || averaged_steps_ == 0) return parameters;
   return average_ / (1 - std::pow(options_.ema, static_cast<double>(averaged_steps_)));
 }
 
-void FlatAdam::restart_average() {
+void BufferAdam::restart_average() {
   if (average_.defined()) average_.zero_();
   averaged_steps_ = 0;
 }

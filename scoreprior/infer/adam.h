@@ -5,7 +5,7 @@
 
 namespace scoreprior {
 
-struct AdamOptions {
+struct BufferAdamOptions {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   double clip = 0;  ///< bound on the gradient's Euclidean norm; 0 = none
   double ema = 0;   ///< decay of the running average of the parameters; 0 = none
@@ -23,9 +23,9 @@ struct AdamOptions {
 /// Adam on one flat buffer, clipping and averaging included, in one sweep over memory:
 ///   g <- g c / max(|g| + 1e-6, c),  m, v as usual, bias-corrected,  p -= lr m / (sqrt(v) + eps).
 /// CPU, contiguous float32 or float64. Sums run in fixed pieces: the result does not depend on the thread count.
-class FlatAdam {
+class BufferAdam {
  public:
-  FlatAdam(const at::Tensor& parameters, const AdamOptions& options);
+  BufferAdam(const at::Tensor& parameters, const BufferAdamOptions& options);
 
   /// One update; returns the norm of the gradient before clipping. With a norm that is not finite nothing changes.
   double step(at::Tensor& parameters, const at::Tensor& gradient, double learning_rate);
@@ -47,7 +47,7 @@ class FlatAdam {
   }
 
  private:
-  AdamOptions options_;
+  BufferAdamOptions options_;
   int64_t steps_ = 0, averaged_steps_ = 0;
   at::Tensor m_, v_, average_;
 };

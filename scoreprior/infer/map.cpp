@@ -61,7 +61,7 @@ class MapInference final : public Inference {
     const double level = o_.softplus ? o_.init_mean + std::log(-std::expm1(-o_.init_mean)) : o_.init_mean;
     at::Tensor u =
         (rng.split("start").normal({o_.starts, dim}, context_.dtype) * o_.init_std + level).flatten();
-    FlatAdam adam(u, AdamOptions{});
+    BufferAdam adam(u, BufferAdamOptions{});
     std::vector<double> curve;
     int64_t step = 0, dropped = 0;
     restore(store, u, adam, step, dropped, curve);
@@ -141,7 +141,7 @@ class MapInference final : public Inference {
   }
 
  private:
-  void restore(StateStore& store, at::Tensor& u, FlatAdam& adam, int64_t& step, int64_t& dropped,
+  void restore(StateStore& store, at::Tensor& u, BufferAdam& adam, int64_t& step, int64_t& dropped,
                std::vector<double>& curve) const {
     std::map<std::string, at::Tensor> s;
     if (!store.load(s)) return;

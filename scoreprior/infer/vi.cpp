@@ -14,14 +14,14 @@
 namespace scoreprior {
 namespace {
 
-struct VariationalOptions : AdamOptions {
+struct VariationalOptions : BufferAdamOptions {
   int64_t steps = 10000;
   int64_t batch = 64;
   double lr = 2e-4;
   int64_t warmup = 100;
   double decay_from = 0.7;
   double lr_final = 0.01;
-  double freeze_from = 0.5;
+  double freeze_from = 0.4;
   double lambda_data = 1, lambda_prior = 1, lambda_entropy = 1;
   bool anneal = false;
   double anneal_rate = 0.002;
@@ -58,7 +58,7 @@ struct VariationalOptions : AdamOptions {
     f("checkpoint_every", checkpoint_every, "steps between checkpoints; 0 = only when interrupted");
     f("plateau_tolerance", plateau_tolerance,
       "converged when the loss falls by less than this between the last two windows [nats], or not significantly");
-    AdamOptions::fields(f);
+    BufferAdamOptions::fields(f);
   }
 };
 
@@ -160,8 +160,8 @@ class VariationalInference final : public Inference {
   }
   int64_t freeze_step() const { return static_cast<int64_t>(std::ceil(o_.freeze_from * o_.steps)); }
 
-  std::map<std::string, at::Tensor> state(Flow& flow, FlatAdam& adam, const Progress& p) const;
-  bool restore(StateStore& store, Flow& flow, FlatAdam& adam, Progress& p) const;
+  std::map<std::string, at::Tensor> state(Flow& flow, BufferAdam& adam, const Progress& p) const;
+  bool restore(StateStore& store, Flow& flow, BufferAdam& adam, Progress& p) const;
   void draw(Flow& flow, const Rng& rng, const Shape& event, Draws& draws) const;
 
   VariationalOptions o_;
@@ -169,7 +169,7 @@ class VariationalInference final : public Inference {
   InferenceContext context_;
 };
 
-std::map<std::string, at::Tensor> VariationalInference::state(Flow& flow, FlatAdam& adam,
+std::map<std::string, at::Tensor> VariationalInference::state(Flow& flow, BufferAdam& adam,
                                                               const Progress& p) const {
   std::map<std::string, at::Tensor> s;
   s["parameters"] = flow.flat_parameters().clone();
@@ -184,7 +184,7 @@ std::map<std::string, at::Tensor> VariationalInference::state(Flow& flow, FlatAd
   return s;
 }
 
-bool VariationalInference::restore(StateStore& store, Flow& flow, FlatAdam& adam, Progress& p) const {
+bool VariationalInference::restore(StateStore& store, Flow& flow, BufferAdam& adam, Progress& p) const {
   std::map<std::string, at::Tensor> s;
   if (!store.load(s)) return false;
   const auto take = [&s](const std::string& name, at::Tensor into) {
@@ -224,7 +224,7 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
   const int64_t dim = numel(event);
   std::unique_ptr<Flow> flow = flows().make(flow_, "realnvp", FlowContext{dim, context_.dtype});
   flow->initialize(rng.split("init"));
-  FlatAdam adam(flow->flat_parameters(), o_);
+  BufferAdam adam(flow->flat_parameters(), o_);
   Progress p;
   restore(store, *flow, adam, p);
 
@@ -361,13 +361,10 @@ void VariationalInference::draw(Flow& flow, const Rng& rng, const Shape& event, 
     }
     if (median.defined() && n >= 16)
       valid = valid.logical_and(((s.x - median).abs() <= kFarOutside * spread + 1e-12).all(1));
-    // Draws beyond those needed are not looked at.
     const at::Tensor order = at::nonzero(valid).flatten();
     const int64_t use = std::min(order.size(0), n - have);
-    const int64_t looked = use < order.size(0) || use == n - have
-                               ? (use > 0 ? order[use - 1].item<int64_t>() + 1 : 0)
-                               : ask;
-    const int64_t inspected = use == n - have ? looked : ask;
+    // Draws beyond those needed are not looked at.
+    const int64_t inspected = use > 0 && use == n - have ? order[use - 1].item<int64_t>() + 1 : ask;
     invalid += inspected - use;
     xs.push_back(s.x.index_select(0, order.narrow(0, 0, use)));
     log_qs.push_back(log_q.index_select(0, order.narrow(0, 0, use)));

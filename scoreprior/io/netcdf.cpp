@@ -52,15 +52,22 @@ std::string utc_now() {
 
 nc_type netcdf_type(const std::string& name, const at::Tensor& values) {
   switch (values.scalar_type()) {
-    case at::kDouble: return NC_DOUBLE;
-    case at::kFloat: return NC_FLOAT;
-    case at::kLong: return NC_INT64;
-    case at::kInt: return NC_INT;
-    case at::kByte: return NC_UBYTE;
-    case at::kBool: return NC_BYTE;  // with the attribute dtype = "bool", as xarray does
+    case at::kDouble:
+      return NC_DOUBLE;
+    case at::kFloat:
+      return NC_FLOAT;
+    case at::kLong:
+      return NC_INT64;
+    case at::kInt:
+      return NC_INT;
+    case at::kByte:
+      return NC_UBYTE;
+    case at::kBool:
+      return NC_BYTE;  // with the attribute dtype = "bool", as xarray does
     default:
       SP_CHECK(false, "write_netcdf", name,
-               ": expected float64, float32, int64, int32, uint8 or bool, got ", values.scalar_type(),
+               ": expected float64, float32, int64, int32, uint8 or bool, got ",
+               values.scalar_type(),
                values.is_complex() ? "; store real and imaginary parts under two names" : "");
   }
   return NC_NAT;
@@ -100,9 +107,9 @@ std::map<std::string, NetcdfVariable> with_coordinates(const std::string& group,
   auto variables = content.variables;
   std::map<std::string, int64_t> lengths;
   for (const auto& [name, v] : content.variables) {
-    SP_CHECK(v.values.defined() && v.values.dim() == int64_t(v.dims.size()), "write_netcdf", group, ".",
-             name, ": expected one dimension name per axis, got ", v.dims.size(), " names for ",
-             v.values.defined() ? v.values.sizes() : at::IntArrayRef());
+    SP_CHECK(v.values.defined() && v.values.dim() == int64_t(v.dims.size()), "write_netcdf", group,
+             ".", name, ": expected one dimension name per axis, got ", v.dims.size(),
+             " names for ", v.values.defined() ? v.values.sizes() : at::IntArrayRef());
     for (size_t k = 0; k < v.dims.size(); ++k) {
       const auto [it, fresh] = lengths.emplace(v.dims[k], v.values.size(int64_t(k)));
       SP_CHECK(fresh || it->second == v.values.size(int64_t(k)), "write_netcdf", group, ".", name,
@@ -141,8 +148,8 @@ void write_group(int file, const std::string& name, const NetcdfGroup& content,
       axes.push_back(it->second);
     }
     int id = -1;
-    netcdf_try(nc_def_var(group, variable.c_str(), netcdf_type(variable, v.values), int(axes.size()),
-                          axes.data(), &id));
+    netcdf_try(nc_def_var(group, variable.c_str(), netcdf_type(variable, v.values),
+                          int(axes.size()), axes.data(), &id));
     ids[variable] = id;
     if (v.values.numel() >= kCompressedFrom && !axes.empty()) {
       // One chunk per draw: readers take draws, seldom the same pixel of all.
@@ -186,17 +193,31 @@ NetcdfGroup read_group(int group) {
     }
     at::ScalarType dtype;
     switch (type) {
-      case NC_DOUBLE: dtype = at::kDouble; break;
-      case NC_FLOAT: dtype = at::kFloat; break;
-      case NC_INT64: dtype = at::kLong; break;
-      case NC_INT: dtype = at::kInt; break;
-      case NC_UBYTE: dtype = at::kByte; break;
-      case NC_BYTE: dtype = at::kChar; break;
-      default: continue;  // strings and compounds of other writers
+      case NC_DOUBLE:
+        dtype = at::kDouble;
+        break;
+      case NC_FLOAT:
+        dtype = at::kFloat;
+        break;
+      case NC_INT64:
+        dtype = at::kLong;
+        break;
+      case NC_INT:
+        dtype = at::kInt;
+        break;
+      case NC_UBYTE:
+        dtype = at::kByte;
+        break;
+      case NC_BYTE:
+        dtype = at::kChar;
+        break;
+      default:
+        continue;  // strings and compounds of other writers
     }
     v.values = at::empty(shape, at::TensorOptions(dtype));
     if (v.values.numel() > 0) netcdf_try(nc_get_var(group, id, v.values.data_ptr()));
-    if (const auto it = v.attributes.find("dtype"); it != v.attributes.end() && it->second == "bool") {
+    if (const auto it = v.attributes.find("dtype");
+        it != v.attributes.end() && it->second == "bool") {
       v.values = v.values.to(at::kBool);
       v.attributes.erase(it);
     }

@@ -153,7 +153,7 @@ struct Conv {
   }
 };
 
-struct Dense {  // also a NIN: the weight is kept as x W + b wants it or as [out,in]
+struct Dense {  // weight [out,in], or [in,out] for a NIN
   at::Tensor weight, bias;
 };
 
@@ -255,7 +255,7 @@ struct ResBlock {
       x = resampler.up(x);
     }
     h = conv0(h);
-    const at::Tensor t = time ? at::linear(time_act, time->weight, time->bias) : at::Tensor();
+    const at::Tensor t = time ? rows_times(time_act, time->weight.t(), time->bias) : at::Tensor();
     h = norm1(h, t, dropout, name);
     h = conv2d(h, conv1.weight, bias);
     return add_scale(x, h, scale);
@@ -281,7 +281,7 @@ struct Attention {
     const at::Tensor h = pixelwise(norm(x), at::cat({q.weight, k.weight, v.weight}, 1),
                                    at::cat({q.bias, k.bias, v.bias}));
     const at::Tensor a = attention(h.permute({0, 2, 3, 1}).view({B, H * W, 3 * C}));
-    const at::Tensor y = at::addmm(out.bias, a.reshape({B * H * W, C}), out.weight);
+    const at::Tensor y = rows_times(a.reshape({B * H * W, C}), out.weight, out.bias);
     return add_scale(x, y.view({B, H, W, C}).permute({0, 3, 1, 2}), scale);
   }
 };
@@ -511,8 +511,8 @@ class Unet final : public ScoreNet {
     }
     const at::Tensor features =
         at::cat({at::sin(phase), at::cos(phase)}, 1).to(time0_->weight.scalar_type());
-    const at::Tensor t0 = activate(at::linear(features, time0_->weight, time0_->bias), act_);
-    return activate(at::linear(t0, time1_->weight, time1_->bias), act_);
+    const at::Tensor t0 = activate(rows_times(features, time0_->weight.t(), time0_->bias), act_);
+    return activate(rows_times(t0, time1_->weight.t(), time1_->bias), act_);
   }
 
   UnetOptions options_;

@@ -206,8 +206,9 @@ Solution integrate_on_grid(const Rhs& f, State y, const std::vector<double>& tim
   return s;
 }
 
-Solution integrate(const Rhs& f, State y, double t0, double t1, const OdeOptions& o) {
+Solution integrate(const Rhs& f, State y, double t0, double t1, const OdeOptions& options) {
   check_state(y);
+  OdeOptions o = options;
   const Tableau& m = tableau(o.solver);
   if (o.steps > 0) {
     std::vector<double> grid(o.steps + 1);
@@ -219,6 +220,8 @@ Solution integrate(const Rhs& f, State y, double t0, double t1, const OdeOptions
            m.name);
   SP_CHECK(o.rtol >= 0 && o.atol >= 0 && o.rtol + o.atol > 0, "ode",
            "expected positive tolerances, got rtol ", o.rtol, ", atol ", o.atol);
+  o.rtol = std::max(o.rtol, 10 * (y[0].scalar_type() == at::kFloat ? double{std::numeric_limits<float>::epsilon()}
+                                                                   : std::numeric_limits<double>::epsilon()));
 
   const int64_t batch = y[0].size(0);
   Solution s;

@@ -54,6 +54,7 @@ struct Solution {
 
 /// From t0 to t1 (either direction). options.steps > 0: equal steps, else embedded error control per image with the root
 /// mean square over a part of error / (atol + rtol max(|y_n|, |y_n+1|)) <= 1 for every part [Hairer93, II.4].
+/// rtol is at least ten rounding units of the state's dtype (1.2e-6 for float32): below, steps only shrink.
 /// Throws std::invalid_argument for unknown solvers, adaptive steps with a method that has no estimate, bad tolerances.
 Solution integrate(const Rhs& f, State y0, double t0, double t1, const OdeOptions& options);
 

@@ -35,8 +35,8 @@ at::Tensor block_sigmas(const VisibilityTable& table, const ClosureSet& set,
 
 }  // namespace
 
-/// Tables of the file's products, and models, chi^2 [B] and d chi^2/dx [B,1,H,W] of the images x. Phases in degrees.
-/// The products *_diag use `closure_covariance`.
+/// Tables of the file's products, and models, chi^2 [B] and d chi^2/dx [B,1,H,W] of the images x.
+/// Phases of the data and their sigmas are in degrees, model phases in radians. The products *_diag use `closure_covariance`.
 io::Arrays eval_interferometry(const EvalRequest& request) {
   const Config config = request.config.table("likelihood");
   config.get<std::string>("name", "interferometry");
@@ -97,7 +97,7 @@ io::Arrays eval_interferometry(const EvalRequest& request) {
   };
   const auto cphase = closure(ClosureKind::kPhase, ClosureCovariance::kIndependent);
   const auto logcamp = closure(ClosureKind::kLogAmplitude, ClosureCovariance::kIndependent);
-  if (cphase->size() > 0) out["model_cphase"] = (cphase->model(model) * kDegrees).t();
+  if (cphase->size() > 0) out["model_cphase"] = cphase->model(model).t();
   if (logcamp->size() > 0) out["model_logcamp"] = logcamp->model(model).t();
   add("vis", *make_visibility_product(table, request.dtype, request.device));
   add("amp", *make_amplitude_product(table, request.dtype, request.device));

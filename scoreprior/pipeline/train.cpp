@@ -259,6 +259,32 @@ void follow_data(const Config& net, const Dataset& data) {
   follow("centered", centered, centered ? "true" : "false");
 }
 
+// A network for added-noise processes is fed std(t) and answers with the score itself, of size 1/std: unless written,
+// its embedding spans the process's range and its output is divided by the label.
+void follow_process(const Config& net, const Sde& sde, double t_min) {
+  const std::string name = net.get<std::string>("name", "ncsnpp");
+  if (sde.prior_std() == 1.0 || (name != "ncsnpp" && name != "ddpm")) return;
+  const auto follow = [&](const char* key, auto value) {
+    if (net.has(key)) return;
+    const auto node = record_node(value);
+    node->used = true;
+    Config(net).set(key, node);
+  };
+  follow("embedding_min", sde.std(at::full({1}, t_min, at::kDouble)).item<double>());
+  follow("embedding_max", sde.prior_std());
+  if (name == "ncsnpp") follow("scale_by_sigma", true);
+}
+
+// Lets a stop request through and swallows the rest.
+class PreviewObserver final : public Observer {
+ public:
+  explicit PreviewObserver(const Observer& outer) : outer_(outer) {}
+  bool stop_requested() const override { return outer_.stop_requested(); }
+
+ private:
+  const Observer& outer_;
+};
+
 class Training {
  public:
   Training(const Config& config, const fs::path& folder, Observer& observer);
@@ -343,8 +369,10 @@ Training::Training(const Config& config, const fs::path& folder, Observer& obser
   net_table_ = model.has("net") ? model.table("net") : model;
   sde_table_ = model.has("sde") ? model.table("sde") : config_.table("sde");
   follow_data(net_table_, *train_data_);
-  auto net = score_nets().make(net_table_, "ncsnpp");
   auto sde = make_sde(sde_table_);
+  if (!(loss_.t_min > 0 && loss_.t_min < 1)) training.fail("t_min", "expected a time in (0,1)");
+  follow_process(net_table_, *sde, loss_.t_min);
+  auto net = score_nets().make(net_table_, "ncsnpp");
   if (loss_.importance_weighting && !sde->has_importance())
     training.fail("importance_weighting", "exists for vp and subvp, not for " + sde->name());
   check();
@@ -381,7 +409,6 @@ void Training::check() {
   if (!(adam_options_.lr > 0)) t.fail("lr", "expected a positive learning rate");
   if (!(adam_options_.clip >= 0)) t.fail("clip", "expected a norm, or 0 for no clipping");
   if (!(adam_options_.ema_rate >= 0 && adam_options_.ema_rate < 1)) t.fail("ema_rate", "expected a decay in [0,1)");
-  if (!(loss_.t_min > 0 && loss_.t_min < 1)) t.fail("t_min", "expected a time in (0,1)");
 }
 
 // True when the folder held a checkpoint of these settings, which is then loaded.
@@ -564,8 +591,10 @@ void Training::draw_samples() {
   const auto pause = Clock::now();
   at::NoGradGuard no_grad;
   const Averaged averaged(*this);
-  Observer quiet;
+  PreviewObserver quiet(observer_);
   const at::Tensor x = sample_score_model(*model_, sampler_, options_.samples, rng_.split("samples"), quiet).detach();
+  window_start_ += Clock::now() - pause;
+  if (x.size(0) < options_.samples) return;  // asked to stop meanwhile
   io::make_folder(folder_ / "samples");
   char name[40];
   std::snprintf(name, sizeof name, "step_%07lld", static_cast<long long>(counters_.step));
@@ -575,7 +604,6 @@ void Training::draw_samples() {
   board_->image("samples", counters_.step, grid);
   observer_.note(std::to_string(options_.samples) + " samples of step " + std::to_string(counters_.step) + " are in " +
                  (folder_ / "samples" / (std::string(name) + ".png")).string());
-  window_start_ += Clock::now() - pause;
 }
 
 Summary Training::summary(Status status, const std::string& message) const {

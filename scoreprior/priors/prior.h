@@ -18,7 +18,7 @@ struct PriorContext {
   std::function<at::Tensor(const std::filesystem::path&)> read_array = {};
 };
 
-/// Priors by name: score_elbo, gaussian, tv, tsv, l1, center, flux, flow, sum. All are LogDensity.
+/// Priors by name: score_elbo, score_ode, gaussian, tv, tsv, l1, center, flux, flow, sum. All are LogDensity.
 const Catalog<LogDensity, const PriorContext&>& priors();
 Catalog<LogDensity, const PriorContext&>& mutable_priors();
 

@@ -51,9 +51,7 @@ class ScoreElbo final : public LogDensity {
 std::unique_ptr<LogDensity> make_score_elbo(const Config& config, const PriorContext& context) {
   const auto o = config.read<ScoreElboOptions>();
   checked_weight(config, o.weight);
-  if (!(o.t0 > 0 && o.t0 < 1)) config.fail("t0", "t0 must lie between 0 and 1");
-  if (o.n_times < 1) config.fail("n_times", "n_times must be at least 1");
-  if (o.max_batch < 1) config.fail("max_batch", "max_batch must be at least 1");
+  check_options(config, o);
   auto model = make_score_model(config.table("score"), context.dtype, context.device);
   if (!context.image_shape.empty() && context.image_shape != model->event_shape())
     config.fail("score", "the score model is for images " + to_string(model->event_shape()) + ", the problem has " +

@@ -14,7 +14,9 @@ namespace {
 using Rgb = std::array<uint8_t, 3>;
 constexpr Rgb kBrokenPixel{64, 128, 255};
 
-uint8_t to_byte(double v) { return static_cast<uint8_t>(std::lround(255 * std::clamp(v, 0.0, 1.0))); }
+uint8_t to_byte(double v) {
+  return static_cast<uint8_t>(std::lround(255 * std::clamp(v, 0.0, 1.0)));
+}
 
 template <size_t N>
 Rgb between_anchors(const std::array<Rgb, N>& anchors, double s) {
@@ -62,10 +64,14 @@ std::array<uint8_t, 3> color_at(Colormap map, double s) {
   if (std::isnan(s)) return kBrokenPixel;
   s = std::clamp(s, 0.0, 1.0);
   switch (map) {
-    case Colormap::kGray: return {to_byte(s), to_byte(s), to_byte(s)};
-    case Colormap::kAfmhot: return {to_byte(2 * s), to_byte(2 * s - 0.5), to_byte(2 * s - 1)};
-    case Colormap::kViridis: return between_anchors(kViridisAnchors, s);
-    case Colormap::kDiverging: return between_anchors(kDivergingAnchors, s);
+    case Colormap::kGray:
+      return {to_byte(s), to_byte(s), to_byte(s)};
+    case Colormap::kAfmhot:
+      return {to_byte(2 * s), to_byte(2 * s - 0.5), to_byte(2 * s - 1)};
+    case Colormap::kViridis:
+      return between_anchors(kViridisAnchors, s);
+    case Colormap::kDiverging:
+      return between_anchors(kDivergingAnchors, s);
   }
   return kBrokenPixel;
 }
@@ -79,9 +85,12 @@ at::Tensor displayed(const at::Tensor& image) {
   x = x.to(at::kDouble);
   if (x.dim() == 2) return x.contiguous();
   switch (x.size(0)) {
-    case 1: return x[0].contiguous();
-    case 2: return at::hypot(x[0], x[1]).contiguous();
-    case 3: return x.contiguous();
+    case 1:
+      return x[0].contiguous();
+    case 2:
+      return at::hypot(x[0], x[1]).contiguous();
+    case 3:
+      return x.contiguous();
   }
   SP_CHECK(false, "displayed", "expected 1, 2 or 3 channels, got ", x.size(0));
   return x;
@@ -138,9 +147,12 @@ io::Raster render(const at::Tensor& image, const ColorScale& scale, int64_t fact
     for (int64_t j = 0; j < columns; ++j) {
       Rgb c;
       if (rgb) {
-        const auto channel = [&](int64_t k) { return (p[(k * rows + i) * columns + j] - scale.low) * gain; };
+        const auto channel = [&](int64_t k) {
+          return (p[(k * rows + i) * columns + j] - scale.low) * gain;
+        };
         const bool broken = std::isnan(channel(0) + channel(1) + channel(2));
-        c = broken ? kBrokenPixel : Rgb{to_byte(channel(0)), to_byte(channel(1)), to_byte(channel(2))};
+        c = broken ? kBrokenPixel
+                   : Rgb{to_byte(channel(0)), to_byte(channel(1)), to_byte(channel(2))};
       } else {
         c = color_at(scale.map, (p[i * columns + j] - scale.low) * gain);
       }
@@ -167,8 +179,8 @@ io::Raster image_grid(const at::Tensor& images, const ColorScale& scale, int64_t
   if (columns <= 0) columns = static_cast<int64_t>(std::ceil(std::sqrt(double(n))));
   columns = std::min(columns, n);
   const int64_t rows = (n + columns - 1) / columns;
-  const int64_t gap = std::max<int64_t>(2, factor);
   const int64_t tile_w = images.size(-1) * factor, tile_h = images.size(-2) * factor;
+  const int64_t gap = std::max<int64_t>(2, tile_w / 32);
   io::Raster out;
   out.channels = 3;
   out.width = columns * (tile_w + gap) - gap;

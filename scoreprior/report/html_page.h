@@ -21,8 +21,9 @@ struct Table {
   std::vector<std::vector<std::string>> rows;
 };
 
-/// A page in one file: no scripts, no other resources; light, printable, readable on a phone. Arguments called
-/// `markup` are SVG or HTML made by this module; all others are plain text and are escaped.
+/// A page in one file: no scripts, no other resources; light, printable, readable on a phone.
+/// Arguments called `markup` are SVG or HTML made by this module; all others are plain text and are
+/// escaped.
 class HtmlPage {
  public:
   HtmlPage(const std::string& title, const std::string& subtitle);
@@ -32,8 +33,9 @@ class HtmlPage {
   HtmlPage& statements(const std::vector<Statement>& statements);
   HtmlPage& table(const Table& table);
   HtmlPage& preformatted(const std::string& text);
-  /// Figures between begin_grid and end_grid share rows, each at least `min_width` CSS pixels wide.
-  HtmlPage& begin_grid(int min_width = 300);
+  /// Figures between begin_grid and end_grid share rows of at most `columns` (2, 3 or 8), each at
+  /// least `min_width` CSS pixels wide.
+  HtmlPage& begin_grid(int columns, int min_width);
   HtmlPage& figure(const std::string& markup, const std::string& caption = "");
   HtmlPage& end_grid();
 

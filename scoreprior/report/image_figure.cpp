@@ -22,12 +22,13 @@ std::string figure_number(double v) {
 
 std::string figure_text(double x, double y, const std::string& text, const char* anchor,
                         const std::string& more = "") {
-  return "<text x=\"" + figure_number(x) + "\" y=\"" + figure_number(y) + "\" text-anchor=\"" + anchor +
-         "\"" + more + ">" + escape_markup(text) + "</text>";
+  return "<text x=\"" + figure_number(x) + "\" y=\"" + figure_number(y) + "\" text-anchor=\"" +
+         anchor + "\"" + more + ">" + escape_markup(text) + "</text>";
 }
 
 std::string base64(const std::vector<uint8_t>& bytes) {
-  static constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  static constexpr char kDigits[] =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   std::string out;
   out.reserve((bytes.size() + 2) / 3 * 4);
   for (size_t i = 0; i < bytes.size(); i += 3) {
@@ -45,8 +46,8 @@ std::string base64(const std::vector<uint8_t>& bytes) {
 // "1e-4": one power of ten for a colour bar, as a factor in its label.
 std::string power_of_ten(int exponent) {
   if (exponent == 0) return "";
-  return "10<tspan baseline-shift=\"super\" font-size=\"8\">" + std::string(exponent < 0 ? "−" : "") +
-         std::to_string(std::abs(exponent)) + "</tspan> ";
+  return "10<tspan baseline-shift=\"super\" font-size=\"8\">" +
+         std::string(exponent < 0 ? "−" : "") + std::to_string(std::abs(exponent)) + "</tspan> ";
 }
 
 }  // namespace
@@ -73,18 +74,21 @@ std::string image_svg(const ImageFigure& f) {
   const double top = f.title.empty() ? 8 : 28;
   const double axis_room = axes ? 38 : 0;
   const bool kelvin = bar && f.kelvin_per_unit.has_value();
-  const double bar_top = top + h + axis_room + (kelvin ? 30 : 12);
+  const double bar_top = top + h + axis_room + (kelvin ? 34 : 12);
   const double width = left + w + right_margin;
-  const double height = bar ? bar_top + 10 + 32 : top + h + axis_room + 8;
+  const double height = bar ? bar_top + 10 + 34 : top + h + axis_room + 8;
 
   std::string description = f.description;
   if (description.empty())
     description = f.title + ": image of " + std::to_string(x.size(-1)) + " by " +
                   std::to_string(x.size(-2)) + " pixels" +
-                  (rgb ? "" : ", colours from " + number_text(f.scale.low) + " to " +
-                                  number_text(f.scale.high) + (f.units.empty() ? "" : " " + f.units));
-  std::string out = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + figure_number(width) + " " +
-                    figure_number(height) + "\" role=\"img\" aria-label=\"" + escape_markup(description) +
+                  (rgb ? ""
+                       : ", colours from " + number_text(f.scale.low) + " to " +
+                             number_text(f.scale.high) + (f.units.empty() ? "" : " " + f.units));
+  std::string out = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " +
+                    figure_number(width) + " " + figure_number(height) +
+                    "\" style=\"max-width:" + figure_number(1.4 * width) +
+                    "px\" role=\"img\" aria-label=\"" + escape_markup(description) +
                     "\" font-family=\"system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', "
                     "sans-serif\" font-size=\"11\" fill=\"#1f2933\">";
   if (!f.title.empty())
@@ -93,8 +97,8 @@ std::string image_svg(const ImageFigure& f) {
   const io::Raster raster = render(f.image, f.scale, upscale_factor(x, kShownPixels), f.upscaling);
   out += "<image x=\"" + figure_number(left) + "\" y=\"" + figure_number(top) + "\" width=\"" +
          figure_number(w) + "\" height=\"" + figure_number(h) + "\" preserveAspectRatio=\"none\"" +
-         (f.upscaling == Upscaling::kNearest ? " style=\"image-rendering:pixelated\"" : "") + " href=\"" +
-         png_data_uri(raster) + "\"/>";
+         (f.upscaling == Upscaling::kNearest ? " style=\"image-rendering:pixelated\"" : "") +
+         " href=\"" + png_data_uri(raster) + "\"/>";
   out += "<rect x=\"" + figure_number(left) + "\" y=\"" + figure_number(top) + "\" width=\"" +
          figure_number(w) + "\" height=\"" + figure_number(h) +
          "\" fill=\"none\" stroke=\"#7b8794\" stroke-width=\"0.8\"/>";
@@ -102,13 +106,13 @@ std::string image_svg(const ImageFigure& f) {
   if (axes) {
     const double half_x = f.fov_uas / 2, half_y = half_x * rows / columns;
     std::string marks;
-    const Ticks tx = linear_ticks(-half_x, half_x, 5);
+    const Ticks tx = linear_ticks(-half_x, half_x, 7);
     for (size_t i = 0; i < tx.at.size(); ++i) {
       const double px = left + (half_x - tx.at[i]) / (2 * half_x) * w;
       marks += "M" + figure_number(px) + " " + figure_number(top + h) + "v4";
       out += figure_text(px, top + h + 15, tx.labels[i], "middle", " fill=\"#52606d\"");
     }
-    const Ticks ty = linear_ticks(-half_y, half_y, 5);
+    const Ticks ty = linear_ticks(-half_y, half_y, 7);
     for (size_t i = 0; i < ty.at.size(); ++i) {
       const double py = top + (half_y - ty.at[i]) / (2 * half_y) * h;
       marks += "M" + figure_number(left) + " " + figure_number(py) + "h-4";
@@ -131,10 +135,11 @@ std::string image_svg(const ImageFigure& f) {
       const auto c = color_at(f.scale.map, i / 255.0);
       strip.data.insert(strip.data.end(), c.begin(), c.end());
     }
-    out += "<image x=\"" + figure_number(left) + "\" y=\"" + figure_number(bar_top) + "\" width=\"" +
-           figure_number(w) + "\" height=\"10\" preserveAspectRatio=\"none\" href=\"" +
-           png_data_uri(strip) + "\"/><rect x=\"" + figure_number(left) + "\" y=\"" +
-           figure_number(bar_top) + "\" width=\"" + figure_number(w) +
+    out += "<image x=\"" + figure_number(left) + "\" y=\"" + figure_number(bar_top) +
+           "\" width=\"" + figure_number(w) +
+           "\" height=\"10\" preserveAspectRatio=\"none\" href=\"" + png_data_uri(strip) +
+           "\"/><rect x=\"" + figure_number(left) + "\" y=\"" + figure_number(bar_top) +
+           "\" width=\"" + figure_number(w) +
            "\" height=\"10\" fill=\"none\" stroke=\"#7b8794\" stroke-width=\"0.8\"/>";
     const auto scale_marks = [&](double unit, double tick_y, double direction, double text_y) {
       const double low = f.scale.low * unit, high = f.scale.high * unit;
@@ -142,7 +147,8 @@ std::string image_svg(const ImageFigure& f) {
       std::string marks;
       for (size_t i = 0; i < t.at.size(); ++i) {
         const double px = left + (t.at[i] - low) / (high - low) * w;
-        marks += "M" + figure_number(px) + " " + figure_number(tick_y) + "v" + figure_number(3 * direction);
+        marks += "M" + figure_number(px) + " " + figure_number(tick_y) + "v" +
+                 figure_number(3 * direction);
         out += figure_text(px, text_y, t.labels[i], "middle", " font-size=\"10\" fill=\"#52606d\"");
       }
       out += "<path d=\"" + marks + "\" stroke=\"#7b8794\" fill=\"none\"/>";
@@ -154,10 +160,10 @@ std::string image_svg(const ImageFigure& f) {
     };
     const int exponent = scale_marks(1, bar_top + 10, 1, bar_top + 23);
     if (exponent != 0 || !f.units.empty())
-      bar_label(bar_top + 36, power_of_ten(exponent) + escape_markup(f.units));
+      bar_label(bar_top + 38, power_of_ten(exponent) + escape_markup(f.units));
     if (kelvin) {
       scale_marks(*f.kelvin_per_unit / 1e9, bar_top, -1, bar_top - 6);
-      bar_label(bar_top - 18, "Brightness temperature (" + power_of_ten(9) + "K)");
+      bar_label(bar_top - 19, "Brightness temperature (" + power_of_ten(9) + "K)");
     }
   }
   return out + "</svg>";

@@ -25,7 +25,8 @@ MetricsLog::MetricsLog(const std::filesystem::path& path, int64_t keep_through) 
   }
   io::write_text(path, kept);
   file_ = std::fopen(path.c_str(), "abe");
-  if (!file_) throw CannotCreateError("cannot write " + path.string() + ": " + std::strerror(errno));
+  if (!file_)
+    throw CannotCreateError("cannot write " + path.string() + ": " + std::strerror(errno));
 }
 
 MetricsLog::~MetricsLog() {

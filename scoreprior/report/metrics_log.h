@@ -7,11 +7,12 @@
 
 namespace scoreprior::report {
 
-/// metrics.jsonl: one JSON object per line, {"step": 100, "loss": 0.25, ...}; nonfinite numbers are null.
+/// metrics.jsonl: one JSON object per line, {"step": 100, "loss": 0.25, ...}; nonfinite numbers are
+/// null.
 class MetricsLog {
  public:
-  /// keep_through < 0 starts an empty file. Otherwise records of later steps, and a last line cut short by a kill,
-  /// are removed first and new records follow. Throws CannotCreateError.
+  /// keep_through < 0 starts an empty file. Otherwise records of later steps, and a last line cut
+  /// short by a kill, are removed first and new records follow. Throws CannotCreateError.
   explicit MetricsLog(const std::filesystem::path& path, int64_t keep_through = -1);
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;

@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 
 #include "scoreprior/core/errors.h"
@@ -19,9 +21,12 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kShownSamples = 16;
 constexpr int64_t kShownData = 3000;
-constexpr int64_t kFilePixels = 512;  // PNG files beside the page have at least this many pixels a side
+constexpr int64_t kFilePixels =
+    512;  // PNG files beside the page have at least this many pixels a side
 
-std::string percent(double part) { return number_text(100 * part, part > 0 && part < 0.01 ? 2 : 3) + " %"; }
+std::string percent(double part) {
+  return number_text(100 * part, part > 0 && part < 0.01 ? 2 : 3) + " %";
+}
 
 std::string counted(int64_t n, const std::string& singular) {
   return std::to_string(n) + " " + singular + (n == 1 ? "" : "s");
@@ -64,10 +69,25 @@ std::string sentence_case(std::string s) {
   return s;
 }
 
-at::Tensor finite_rows(const at::Tensor& samples) {
-  const at::Tensor x = samples.detach().cpu();
-  const at::Tensor good = at::isfinite(x).reshape({x.size(0), -1}).all(1);
-  return x.index({good});
+// What a name means to a reader of the page.
+std::string image_title(const std::string& name) {
+  if (name == "mean") return "Posterior mean";
+  if (name == "std") return "Standard deviation";
+  return sentence_case(name);
+}
+
+std::string chi2_text(double v) {
+  if (!(v < 100)) return number_text(v);
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f", v);
+  return text;
+}
+
+std::string listed(const std::vector<std::string>& words) {
+  std::string s;
+  for (size_t i = 0; i < words.size(); ++i)
+    s += (i == 0 ? "" : i + 1 == words.size() ? " and " : ", ") + words[i];
+  return s;
 }
 
 at::Tensor spread_rows(const at::Tensor& x, int64_t most) {
@@ -109,16 +129,16 @@ std::string curve_svg(const Curve& curve) {
   }
   o.description = curve.title + " against " + curve.x_label;
   SvgPlot plot(o);
-  constexpr SvgPlot::Color kColors[] = {SvgPlot::kBlue,   SvgPlot::kOrange, SvgPlot::kGreen,
-                                        SvgPlot::kRed,    SvgPlot::kPurple, SvgPlot::kGray,
+  constexpr SvgPlot::Color kColors[] = {SvgPlot::kBlue, SvgPlot::kOrange, SvgPlot::kGreen,
+                                        SvgPlot::kRed,  SvgPlot::kPurple, SvgPlot::kGray,
                                         SvgPlot::kBlack};
   size_t k = 0;
   for (const auto& [name, values] : curve.lines) {
     const std::vector<double> y = to_numbers(values);
     std::vector<double> x = to_numbers(curve.x);
     if (x.size() != y.size()) {
-      SP_CHECK(x.empty(), "report", "expected as many steps as values of ", name, ", got ", x.size(),
-               " and ", y.size());
+      SP_CHECK(x.empty(), "report", "expected as many steps as values of ", name, ", got ",
+               x.size(), " and ", y.size());
       for (size_t i = 0; i < y.size(); ++i) x.push_back(double(i + 1));
     }
     const auto color = kColors[k++ % 7];
@@ -127,16 +147,20 @@ std::string curve_svg(const Curve& curve) {
       plot.line(x, y, color, label);
       continue;
     }
-    // Long, noisy curves: the values pale, their running mean (1 % of the length) on top.
-    plot.line(x, y, color, "", 0.8, false, 0.3);
-    const size_t window = std::max<size_t>(5, y.size() / 100);
-    std::vector<double> mean(y.size(), std::numeric_limits<double>::quiet_NaN());
-    double sum = 0;
-    size_t count = 0;
-    for (size_t i = 0; i < y.size(); ++i) {
-      if (std::isfinite(y[i])) sum += y[i], ++count;
-      if (i >= window && std::isfinite(y[i - window])) sum -= y[i - window], --count;
-      if (count > 0) mean[i] = sum / double(count);
+    // Long, noisy curves: the values pale, their centred running mean (about 1 % of the length) on
+    // top.
+    plot.line(x, y, color, "", 0.8, false, curve.lines.size() > 1 ? 0.2 : 0.3);
+    const size_t n = y.size(), half = std::max<size_t>(2, n / 200);
+    std::vector<double> sum(n + 1, 0), count(n + 1, 0);
+    std::vector<double> mean(n, std::numeric_limits<double>::quiet_NaN());
+    for (size_t i = 0; i < n; ++i) {
+      const bool finite = std::isfinite(y[i]);
+      sum[i + 1] = sum[i] + (finite ? y[i] : 0);
+      count[i + 1] = count[i] + finite;
+    }
+    for (size_t i = 0; i < n; ++i) {
+      const size_t from = i - std::min(i, half), to = std::min(n, i + half + 1);
+      if (count[to] > count[from]) mean[i] = (sum[to] - sum[from]) / (count[to] - count[from]);
     }
     plot.line(x, mean, color, label.empty() ? "running mean" : label);
   }
@@ -155,8 +179,8 @@ FitFigures fit_figures(const FitResult& f) {
   SP_CHECK(static_cast<int64_t>(all_x.size()) == points &&
                (all_sigma.empty() || static_cast<int64_t>(all_sigma.size()) == points) &&
                (!f.model.defined() || (f.model.dim() == 2 && f.model.size(1) == points)),
-           "report", "fit of ", f.product, ": expected x, sigma [", points, "] and model [n,", points,
-           "], got ", all_x.size(), ", ", all_sigma.size(), " and ",
+           "report", "fit of ", f.product, ": expected x, sigma [", points, "] and model [n,",
+           points, "], got ", all_x.size(), ", ", all_sigma.size(), " and ",
            f.model.defined() ? f.model.sizes() : at::IntArrayRef());
 
   std::vector<int64_t> order(static_cast<size_t>(points));
@@ -165,13 +189,18 @@ FitFigures fit_figures(const FitResult& f) {
                    [&](int64_t a, int64_t b) { return all_x[size_t(a)] < all_x[size_t(b)]; });
   const int64_t stride = (points + kShownData - 1) / kShownData;
   std::vector<int64_t> kept;
-  for (int64_t i = 0; i < points; i += std::max<int64_t>(stride, 1)) kept.push_back(order[size_t(i)]);
+  for (int64_t i = 0; i < points; i += std::max<int64_t>(stride, 1))
+    kept.push_back(order[size_t(i)]);
 
   std::vector<double> x, data, sigma, low95, low68, median, high68, high95, residual;
   at::Tensor model;
   if (f.model.defined() && f.model.size(0) > 0 && !kept.empty())
-    model = f.model.detach().cpu().to(at::kDouble)
-                .index_select(1, at::tensor(kept, at::kLong)).t().contiguous();
+    model = f.model.detach()
+                .cpu()
+                .to(at::kDouble)
+                .index_select(1, at::tensor(kept, at::kLong))
+                .t()
+                .contiguous();
   const int64_t draws = model.defined() ? model.size(1) : 0;
   for (size_t k = 0; k < kept.size(); ++k) {
     const auto i = static_cast<size_t>(kept[k]);
@@ -269,11 +298,12 @@ Table chi2_table(const RunReport& report) {
     if (v.empty())
       row.insert(row.end(), {"", "", ""});
     else
-      row.insert(row.end(), {number_text(quantile_of(v, 0.5)),
-                             number_text(quantile_of(v, 0.16)) + " to " + number_text(quantile_of(v, 0.84)),
-                             number_text(v.back())});
-    if (mean) row.push_back(c.mean_image ? number_text(*c.mean_image) : "");
-    if (truth) row.push_back(c.truth ? number_text(*c.truth) : "");
+      row.insert(row.end(),
+                 {chi2_text(quantile_of(v, 0.5)),
+                  chi2_text(quantile_of(v, 0.16)) + " to " + chi2_text(quantile_of(v, 0.84)),
+                  chi2_text(v.back())});
+    if (mean) row.push_back(c.mean_image ? chi2_text(*c.mean_image) : "");
+    if (truth) row.push_back(c.truth ? chi2_text(*c.truth) : "");
     t.rows.push_back(std::move(row));
   }
   return t;
@@ -286,8 +316,8 @@ std::string histogram_svg(const std::string& title, const std::string& x_label,
   o.title = title;
   o.x_label = x_label;
   o.y_label = "Draws";
-  o.height = 280;
-  o.width = 440;
+  o.height = 245;
+  o.width = 360;
   const std::vector<double> v = sorted_finite(values);
   o.description = "Histogram of " + title + " over " + counted(int64_t(v.size()), "draw") +
                   (v.empty() ? "" : ", median " + number_text(quantile_of(v, 0.5)));
@@ -301,8 +331,8 @@ std::string histogram_svg(const std::string& title, const std::string& x_label,
 
 std::string profile_svg(const Profile& p) {
   const std::vector<double> x = to_numbers(p.x);
-  SP_CHECK(p.draws.defined() && p.draws.dim() == 2 && p.draws.size(1) == int64_t(x.size()), "report",
-           "profile ", p.title, ": expected draws [n,", x.size(), "], got ",
+  SP_CHECK(p.draws.defined() && p.draws.dim() == 2 && p.draws.size(1) == int64_t(x.size()),
+           "report", "profile ", p.title, ": expected draws [n,", x.size(), "], got ",
            p.draws.defined() ? p.draws.sizes() : at::IntArrayRef());
   const at::Tensor columns = p.draws.detach().cpu().to(at::kDouble).t().contiguous();
   const int64_t n = columns.size(1);
@@ -335,9 +365,10 @@ std::string coverage_svg(const Coverage& c) {
   o.x_label = "Nominal share";
   o.y_label = "Share found inside";
   o.x_range = o.y_range = {0, 1};
-  o.width = o.height = 380;
-  o.description = o.title + ": share of true values inside central intervals against the nominal "
-                            "share; a calibrated posterior follows the diagonal";
+  o.width = o.height = 330;
+  o.description = o.title +
+                  ": share of true values inside central intervals against the nominal "
+                  "share; a calibrated posterior follows the diagonal";
   SvgPlot plot(o);
   const std::vector<double> x = to_numbers(c.nominal);
   if (c.low.defined() && c.high.defined())
@@ -356,13 +387,15 @@ Table ring_table(const std::vector<Quantity>& ring) {
   for (const auto& q : ring) {
     const std::vector<double> values = to_numbers(q.draws), v = sorted_finite(values);
     const auto span = [&](double a, double b) {
-      return v.empty() ? std::string() : number_text(quantile_of(v, a)) + " to " + number_text(quantile_of(v, b));
+      return v.empty()
+                 ? std::string()
+                 : number_text(quantile_of(v, a), 4) + " to " + number_text(quantile_of(v, b), 4);
     };
-    std::vector<std::string> row{sentence_case(q.name) + (q.unit.empty() ? "" : " [" + q.unit + "]"),
-                                 v.empty() ? "" : number_text(quantile_of(v, 0.5)),
-                                 span(0.16, 0.84), span(0.025, 0.975),
-                                 std::to_string(v.size()) + " of " + std::to_string(values.size())};
-    if (truth) row.push_back(q.truth ? number_text(*q.truth) : "");
+    std::vector<std::string> row{
+        sentence_case(q.name) + (q.unit.empty() ? "" : " [" + q.unit + "]"),
+        v.empty() ? "" : number_text(quantile_of(v, 0.5), 4), span(0.16, 0.84), span(0.025, 0.975),
+        std::to_string(v.size()) + " of " + std::to_string(values.size())};
+    if (truth) row.push_back(q.truth ? number_text(*q.truth, 4) : "");
     t.rows.push_back(std::move(row));
   }
   return t;
@@ -393,13 +426,15 @@ std::vector<Statement> verdict(const RunReport& report) {
         out.push_back({Level::kGood, "The inference converged" + cost + why + "."});
         break;
       case Status::kMaxSteps:
-        out.push_back({Level::kWarning, "The inference reached its step limit" + cost +
-                                            "; look at the convergence curves before trusting the result" +
-                                            why + "."});
+        out.push_back(
+            {Level::kWarning, "The inference reached its step limit" + cost +
+                                  "; look at the convergence curves before trusting the result" +
+                                  why + "."});
         break;
       case Status::kInterrupted:
         out.push_back({Level::kWarning, "The inference was interrupted" + cost +
-                                            "; the result is that of an unfinished run" + why + "."});
+                                            "; the result is that of an unfinished run" + why +
+                                            "."});
         break;
       case Status::kDiverged:
         out.push_back({Level::kBad, "The inference diverged" + cost +
@@ -410,7 +445,8 @@ std::vector<Statement> verdict(const RunReport& report) {
         break;
     }
     if (const auto n = number("nonfinite_densities"); n && *n > 0)
-      out.push_back({Level::kWarning, "The density was not finite at " + counted(int64_t(*n), "point") +
+      out.push_back({Level::kWarning, "The density was not finite at " +
+                                          counted(int64_t(*n), "point") +
                                           "; those moves were rejected."});
   }
   if (report.draws > 0) {
@@ -420,10 +456,14 @@ std::vector<Statement> verdict(const RunReport& report) {
                                                            " draws are valid."});
     } else {
       const double part = double(report.invalid_draws) / double(report.draws);
-      out.push_back({part > 0.05 ? Level::kBad : Level::kWarning,
-                     std::to_string(report.invalid_draws) + " of " + std::to_string(report.draws) +
-                         " draws (" + percent(part) +
-                         ") are invalid: they hold numbers that are not finite and are left out below."});
+      out.push_back(
+          {part > 0.05 ? Level::kBad : Level::kWarning,
+           std::to_string(report.invalid_draws) + " of " + std::to_string(report.draws) +
+               " draws (" + percent(part) +
+               (report.invalid_draws == 1
+                    ? ") is invalid: it holds numbers that are not finite and is left out below."
+                    : ") are invalid: they hold numbers that are not finite and are left out "
+                      "below.")});
     }
   }
   for (const auto& c : report.chi2) {
@@ -435,20 +475,21 @@ std::vector<Statement> verdict(const RunReport& report) {
     const double median = quantile_of(v, 0.5);
     const double scatter = c.points > 0 ? 3 * std::sqrt(2.0 / double(c.points)) : 0;
     const double high = std::max(1.5, 1 + scatter), low = std::min(0.5, 1 - scatter);
-    const std::string value = "the median reduced χ² over the draws is " + number_text(median) +
-                              " (68 % of draws: " + number_text(quantile_of(v, 0.16)) + " to " +
-                              number_text(quantile_of(v, 0.84)) + ")";
+    const std::string value = "the median reduced χ² over the draws is " + chi2_text(median) +
+                              " (68 % of draws: " + chi2_text(quantile_of(v, 0.16)) + " to " +
+                              chi2_text(quantile_of(v, 0.84)) + ")";
     if (median > std::max(3.0, 1 + 2 * scatter))
       out.push_back({Level::kBad, "The draws do not fit " + c.product + ": " + value + "."});
     else if (median > high)
-      out.push_back({Level::kWarning, "The draws fit " + c.product + " less well than the noise allows: " +
-                                          value + "."});
+      out.push_back({Level::kWarning, "The draws fit " + c.product +
+                                          " less well than the noise allows: " + value + "."});
     else if (median < std::min(0.2, 1 - 2 * scatter))
-      out.push_back({Level::kBad, "The draws fit " + c.product + " far more closely than the noise allows: " +
-                                      value + "; the errors may be overstated or the data overfitted."});
+      out.push_back({Level::kBad, "The draws fit " + c.product +
+                                      " far more closely than the noise allows: " + value +
+                                      "; the errors may be overstated or the data overfitted."});
     else if (median < low)
-      out.push_back({Level::kWarning, "The draws fit " + c.product + " more closely than the noise suggests: " +
-                                          value + "."});
+      out.push_back({Level::kWarning, "The draws fit " + c.product +
+                                          " more closely than the noise suggests: " + value + "."});
     else
       out.push_back({Level::kGood, "The draws fit " + c.product + ": " + value + "."});
   }
@@ -469,50 +510,62 @@ void write_report(const RunReport& report, const fs::path& folder) {
     const at::Tensor t = displayed(truth->image), m = displayed(mean->image);
     if (t.dim() == 2) {
       const at::Tensor error = m - t;
-      images.push_back({"error", error, "Mean minus truth.", false, Colormap::kDiverging, ""});
+      images.push_back({"error", error, "Mean − truth.", false, Colormap::kDiverging, "", {}});
       if (spread && spread->image.sizes() == mean->image.sizes() && spread->image.size(0) != 2) {
         const at::Tensor s = displayed(spread->image);
         const at::Tensor z = at::where(s > 0, error / s, at::zeros_like(error));
         const double one = at::le(z.abs(), 1).to(at::kDouble).mean().item<double>();
         const double two = at::le(z.abs(), 2).to(at::kDouble).mean().item<double>();
-        images.push_back({"error in standard deviations", z.clamp(-4, 4),
-                          "(Mean − truth) / std, drawn up to ± 4. " + percent(one) +
-                              " of pixels are within 1 and " + percent(two) +
-                              " within 2 standard deviations (68 % and 95 % for a calibrated Gaussian).",
-                          false, Colormap::kDiverging, "σ"});
+        images.push_back(
+            {"error in standard deviations", z,
+             "(Mean − truth) / standard deviation. " + percent(one) +
+                 " of pixels are within 1 and " + percent(two) +
+                 " within 2 standard deviations (68 % and 95 % for a calibrated Gaussian).",
+             false, Colormap::kDiverging, "σ", std::make_pair(-4.0, 4.0)});
       }
     }
   }
 
-  at::Tensor samples;
-  if (report.samples.defined() && report.samples.dim() >= 3) samples = finite_rows(report.samples);
-  if (samples.defined() && samples.size(0) == 0) samples = at::Tensor();
+  at::Tensor samples, numbers;  // the valid draws, and which they are
+  if (report.samples.defined() && report.samples.dim() >= 3) {
+    samples = report.samples.detach().cpu();
+    numbers = at::nonzero(at::isfinite(samples).reshape({samples.size(0), -1}).all(1)).flatten();
+    samples = numbers.numel() > 0 ? samples.index_select(0, numbers) : at::Tensor();
+  }
 
   std::vector<at::Tensor> shared;
-  for (const auto& image : images)
-    if (image.common_scale) shared.push_back(image.image);
+  std::vector<std::string> shared_names;
+  for (const auto& image : images) {
+    if (!image.common_scale || image.scale) continue;
+    shared.push_back(image.image);
+    shared_names.push_back(image.name);
+  }
   if (samples.defined() && shared.empty())
     for (const auto& s : spread_rows(samples, kShownSamples).unbind(0)) shared.push_back(s);
   ColorScale common = common_scale(shared, report.colormap);
   if (report.scale) common = {report.colormap, report.scale->first, report.scale->second};
   const auto scale_of = [&](const NamedImage& image) {
     const Colormap map = image.colormap.value_or(report.colormap);
+    if (image.scale) return ColorScale{map, image.scale->first, image.scale->second};
     if (image.common_scale) return ColorScale{map, common.low, common.high};
     return common_scale({image.image}, map);
   };
 
-  HtmlPage page(report.title,
-                report.subtitle + (report.subtitle.empty() || report.created.empty() ? "" : " · ") +
-                    report.created);
+  HtmlPage page(report.title, report.subtitle +
+                                  (report.subtitle.empty() || report.created.empty() ? "" : " · ") +
+                                  report.created);
   page.section("Verdict").statements(verdict(report));
 
   if (!images.empty()) {
-    page.section("Images", shared.size() > 1 ? "Images without a note of their own share one colour scale."
-                                             : "");
-    page.begin_grid(270);
+    page.section("Images", shared.size() < 2 ? ""
+                           : shared.size() == images.size()
+                               ? "All images share one colour scale."
+                               : sentence_case(listed(shared_names)) +
+                                     " share one colour scale; the others have their own.");
+    page.begin_grid(3, 270);
     for (const auto& image : images) {
       ImageFigure f;
-      f.title = sentence_case(image.name);
+      f.title = image_title(image.name);
       f.image = image.image;
       f.scale = scale_of(image);
       f.upscaling = report.upscaling;
@@ -522,27 +575,26 @@ void write_report(const RunReport& report, const fs::path& folder) {
           f.scale.map != Colormap::kDiverging)
         f.kelvin_per_unit =
             kelvin_per_jansky_pixel(report.fov_uas, image.image.size(-1), report.frequency_hz);
-      std::string caption = image.caption;
-      if (!image.common_scale && shared.size() > 1 && caption.empty()) caption = "Own colour scale.";
-      page.figure(image_svg(f), caption);
+      page.figure(image_svg(f), image.caption);
     }
     page.end_grid();
   }
 
   if (samples.defined()) {
     const at::Tensor shown = spread_rows(samples, kShownSamples);
+    const at::Tensor shown_numbers = spread_rows(numbers, kShownSamples);
     page.section("Posterior draws", std::to_string(shown.size(0)) + " of " +
                                         counted(samples.size(0), "valid draw") +
-                                        ", on the colour scale of the mean.");
-    page.begin_grid(130);
+                                        ", on one colour scale.");
+    page.begin_grid(8, 100);
     for (int64_t i = 0; i < shown.size(0); ++i) {
-      const int64_t number = samples.size(0) <= kShownSamples ? i : i * samples.size(0) / kShownSamples;
+      const std::string name = "Draw " + std::to_string(shown_numbers[i].item<int64_t>() + 1);
       const io::Raster raster =
           render(shown[i], common, upscale_factor(shown[i], 192), report.upscaling);
-      page.figure("<img src=\"" + png_data_uri(raster) + "\" alt=\"Posterior draw " +
-                      std::to_string(number + 1) + "\" width=\"" + std::to_string(raster.width) +
-                      "\" height=\"" + std::to_string(raster.height) + "\"/>",
-                  "Draw " + std::to_string(number + 1));
+      page.figure("<img src=\"" + png_data_uri(raster) + "\" alt=\"" + name + "\" width=\"" +
+                      std::to_string(raster.width) + "\" height=\"" +
+                      std::to_string(raster.height) + "\"/>",
+                  name);
     }
     page.end_grid();
   }
@@ -551,7 +603,7 @@ void write_report(const RunReport& report, const fs::path& folder) {
     page.section("Fit to the data");
     if (!report.chi2.empty()) {
       page.table(chi2_table(report));
-      page.begin_grid(300);
+      page.begin_grid(3, 300);
       for (const auto& c : report.chi2) {
         const std::vector<double> v = to_numbers(c.draws);
         if (v.size() < 8) continue;
@@ -564,7 +616,7 @@ void write_report(const RunReport& report, const fs::path& folder) {
     }
     for (const auto& f : report.fits) {
       const FitFigures figures = fit_figures(f);
-      page.begin_grid(430).figure(figures.fit);
+      page.begin_grid(2, 400).figure(figures.fit);
       if (!figures.residuals.empty()) page.figure(figures.residuals, figures.caption);
       page.end_grid();
     }
@@ -572,7 +624,7 @@ void write_report(const RunReport& report, const fs::path& folder) {
 
   if (!report.histories.empty()) {
     page.section("Convergence");
-    page.begin_grid(430);
+    page.begin_grid(2, 400);
     for (const auto& curve : report.histories) page.figure(curve_svg(curve));
     page.end_grid();
   }
@@ -580,20 +632,22 @@ void write_report(const RunReport& report, const fs::path& folder) {
   if (!report.ring.empty()) {
     page.section("Ring geometry", "Measured on every draw; intervals are central.");
     page.table(ring_table(report.ring));
-    page.begin_grid(300);
+    page.begin_grid(3, 300);
     for (const auto& q : report.ring) {
       const std::vector<double> v = to_numbers(q.draws);
       if (sorted_finite(v).size() < 8) continue;
       std::vector<std::pair<std::string, double>> marks;
       if (q.truth) marks.emplace_back("truth", *q.truth);
-      page.figure(histogram_svg(sentence_case(q.name), q.unit, v, marks));
+      const std::string name = sentence_case(q.name);
+      page.figure(
+          histogram_svg(name, q.unit.empty() ? name : name + " (" + q.unit + ")", v, marks));
     }
     page.end_grid();
   }
 
   if (!report.profiles.empty() || !report.histograms.empty() || !report.coverage.empty()) {
     page.section("Further plots");
-    page.begin_grid(380);
+    page.begin_grid(2, 400);
     for (const auto& p : report.profiles) page.figure(profile_svg(p));
     for (const auto& h : report.histograms)
       page.figure(histogram_svg(h.title, h.x_label, to_numbers(h.values), h.marks));
@@ -602,12 +656,13 @@ void write_report(const RunReport& report, const fs::path& folder) {
   }
 
   if (!report.metrics.empty() || !report.tables.empty() || !report.inference.numbers.empty()) {
-    page.section("Numbers");
+    page.section("Numbers").begin_grid(3, 320);
     if (!report.metrics.empty()) {
       Table t;
       t.title = "Against the truth";
       t.columns = {"Metric", "Value"};
-      for (const auto& [name, value] : report.metrics) t.rows.push_back({name, number_text(value, 4)});
+      for (const auto& [name, value] : report.metrics)
+        t.rows.push_back({name, number_text(value, 4)});
       page.table(t);
     }
     for (const auto& t : report.tables) page.table(t);
@@ -621,12 +676,14 @@ void write_report(const RunReport& report, const fs::path& folder) {
                                     : number_text(value, 4)});
       page.table(t);
     }
+    page.end_grid();
   }
 
   if (!report.facts.empty() || !report.settings.empty()) {
-    page.section("Settings", report.settings.empty()
-                                 ? ""
-                                 : "The resolved configuration; run again with this file to repeat the run.");
+    page.section("Settings",
+                 report.settings.empty()
+                     ? ""
+                     : "The resolved configuration; run again with this file to repeat the run.");
     if (!report.facts.empty()) page.table(facts_table(report.facts));
     if (!report.settings.empty()) page.preformatted(report.settings);
   }
@@ -644,19 +701,19 @@ void write_report(const RunReport& report, const fs::path& folder) {
 }
 
 void write_train_report(const TrainReport& report, const fs::path& folder) {
-  HtmlPage page(report.title,
-                report.subtitle + (report.subtitle.empty() || report.created.empty() ? "" : " · ") +
-                    report.created);
+  HtmlPage page(report.title, report.subtitle +
+                                  (report.subtitle.empty() || report.created.empty() ? "" : " · ") +
+                                  report.created);
   if (!report.statements.empty()) page.section("Verdict").statements(report.statements);
   if (!report.histories.empty()) {
     page.section("Training curves");
-    page.begin_grid(430);
+    page.begin_grid(2, 400);
     for (const auto& curve : report.histories) page.figure(curve_svg(curve));
     page.end_grid();
   }
   if (!report.samples.empty()) {
-    page.section("Samples", "Drawn from the model (moving-average weights).");
-    page.begin_grid(330);
+    page.section("Samples", "Drawn from the model.");
+    page.begin_grid(2, 330);
     for (const auto& [name, images] : report.samples) {
       if (!images.defined() || images.size(0) == 0) continue;
       const at::Tensor shown = spread_rows(images.detach().cpu(), 64);
@@ -672,8 +729,9 @@ void write_train_report(const TrainReport& report, const fs::path& folder) {
     page.end_grid();
   }
   if (!report.tables.empty()) {
-    page.section("Numbers");
+    page.section("Numbers").begin_grid(3, 320);
     for (const auto& t : report.tables) page.table(t);
+    page.end_grid();
   }
   if (!report.facts.empty() || !report.settings.empty()) {
     page.section("Settings");
@@ -686,7 +744,8 @@ void write_train_report(const TrainReport& report, const fs::path& folder) {
 void write_sample_grid(const at::Tensor& images, const fs::path& png, Colormap colormap,
                        std::optional<std::pair<double, double>> scale) {
   const at::Tensor x = images.detach().cpu();
-  SP_CHECK(x.dim() == 3 || x.dim() == 4, "write_sample_grid", "expected images [n,C,H,W], got ", x.sizes());
+  SP_CHECK(x.dim() == 3 || x.dim() == 4, "write_sample_grid", "expected images [n,C,H,W], got ",
+           x.sizes());
   SP_CHECK(x.size(0) > 0, "write_sample_grid", "expected at least one image");
   ColorScale s = common_scale(x.unbind(0), colormap);
   if (scale) s = {colormap, scale->first, scale->second};

@@ -16,19 +16,20 @@ namespace scoreprior::report {
 
 /// One picture of the comparison panel.
 struct NamedImage {
-  std::string name;           ///< "mean", "std", "truth", "dirty image", ...; also the PNG's file name
-  at::Tensor image;           ///< [H,W] or [C,H,W] as in displayed()
-  std::string caption;        ///< a sentence below it, may be empty
-  bool common_scale = true;   ///< false: its own range (other units, signed, or far brighter)
-  std::optional<Colormap> colormap;  ///< otherwise the report's
-  std::string units;          ///< otherwise the report's
+  std::string name;     ///< "mean", "std", "truth", "dirty image", ...; also the PNG's file name
+  at::Tensor image;     ///< [H,W] or [C,H,W] as in displayed()
+  std::string caption;  ///< a sentence below it, may be empty
+  bool common_scale = true;  ///< false: its own range (other units, signed, or far brighter)
+  std::optional<Colormap> colormap;                     ///< otherwise the report's
+  std::string units;                                    ///< otherwise the report's
+  std::optional<std::pair<double, double>> scale = {};  ///< this range, whatever common_scale says
 };
 
 /// Reduced chi^2 of one data product; 1 is expected.
 struct ChiSquareResult {
   std::string product;
-  at::Tensor draws;                      ///< [n], one per posterior draw
-  int64_t points = 0;                    ///< number of data, 0 = unknown
+  at::Tensor draws;    ///< [n], one per posterior draw
+  int64_t points = 0;  ///< number of data, 0 = unknown
   std::optional<double> mean_image, truth;
 };
 
@@ -37,14 +38,14 @@ struct FitResult {
   std::string product, x_label, y_label;
   at::Tensor x, data, sigma;  ///< [M]
   at::Tensor model;           ///< [n,M], one row per draw
-  double period = 0;          ///< > 0: angles; differences are taken modulo the period (360 for degrees)
+  double period = 0;  ///< > 0: angles; differences are taken modulo the period (360 for degrees)
   bool log_y = false;
-  bool joined = false;        ///< the model is a curve over x rather than separate points
+  bool joined = false;  ///< the model is a curve over x rather than separate points
 };
 
 struct Curve {
-  std::string title, x_label = "step", y_label;
-  at::Tensor x;               ///< [k]; undefined = 1..k
+  std::string title, x_label = "Step", y_label;
+  at::Tensor x;                                           ///< [k]; undefined = 1..k
   std::vector<std::pair<std::string, at::Tensor>> lines;  ///< [k] each
   bool log_y = false;
 };
@@ -52,21 +53,21 @@ struct Curve {
 /// Curves with a spread over draws, e.g. a radial profile.
 struct Profile {
   std::string title, x_label, y_label;
-  at::Tensor x;               ///< [k]
-  at::Tensor draws;           ///< [n,k]
-  at::Tensor truth;           ///< [k] or undefined
+  at::Tensor x;      ///< [k]
+  at::Tensor draws;  ///< [n,k]
+  at::Tensor truth;  ///< [k] or undefined
 };
 
 struct Histogram {
   std::string title, x_label;
-  at::Tensor values;          ///< [n]
+  at::Tensor values;  ///< [n]
   std::vector<std::pair<std::string, double>> marks;
 };
 
 /// A measured quantity with its draws, e.g. ring diameter.
 struct Quantity {
   std::string name, unit;
-  at::Tensor draws;           ///< [n], NaN where it could not be measured
+  at::Tensor draws;  ///< [n], NaN where it could not be measured
   std::optional<double> truth;
 };
 
@@ -80,22 +81,23 @@ struct Coverage {
 /// Everything the page of a run shows; plain data, every part may be empty and is then left out.
 struct RunReport {
   std::string title = "Posterior inference", subtitle;
-  std::string created;                      ///< date and time, as it should be printed
-  std::vector<std::pair<std::string, std::string>> facts;  ///< "seed" -> "7", "command" -> ..., in this order
+  std::string created;  ///< date and time, as it should be printed
+  std::vector<std::pair<std::string, std::string>>
+      facts;  ///< "seed" -> "7", "command" -> ..., in this order
 
   Summary inference;
-  bool inference_known = false;             ///< `inference` holds a result
+  bool inference_known = false;  ///< `inference` holds a result
   int64_t draws = 0, invalid_draws = 0;
-  std::vector<Statement> statements;        ///< further sentences for the verdict
+  std::vector<Statement> statements;  ///< further sentences for the verdict
 
   Colormap colormap = Colormap::kGray;
   Upscaling upscaling = Upscaling::kNearest;
-  std::string units;                        ///< of pixel values, e.g. "Jy/pixel"
-  double fov_uas = 0;                       ///< > 0 for sky images
-  double frequency_hz = 0;                  ///< > 0 adds brightness temperatures (units must be Jy/pixel)
+  std::string units;        ///< of pixel values, e.g. "Jy/pixel"
+  double fov_uas = 0;       ///< > 0 for sky images
+  double frequency_hz = 0;  ///< > 0 adds brightness temperatures (units must be Jy/pixel)
   std::optional<std::pair<double, double>> scale;  ///< otherwise the common range of the images
   std::vector<NamedImage> images;
-  at::Tensor samples;                       ///< [n,H,W] or [n,C,H,W]
+  at::Tensor samples;  ///< [n,H,W] or [n,C,H,W]
 
   std::vector<ChiSquareResult> chi2;
   std::vector<FitResult> fits;
@@ -104,18 +106,19 @@ struct RunReport {
   std::vector<Profile> profiles;
   std::vector<Histogram> histograms;
   std::vector<Coverage> coverage;
-  std::vector<std::pair<std::string, double>> metrics;   ///< against the truth: {"PSNR [dB]", 27.1}
+  std::vector<std::pair<std::string, double>> metrics;  ///< against the truth: {"PSNR [dB]", 27.1}
   std::vector<Table> tables;
-  std::string settings;                     ///< the resolved configuration as TOML
+  std::string settings;  ///< the resolved configuration as TOML
 };
 
-/// The verdict in plain sentences: did the inference end well, do the draws fit the data, are any of them invalid;
-/// then report.statements. chi^2 bounds: the median over draws should be within 1 +- 3 sqrt(2/points), widened to
-/// [0.5, 1.5] for data whose errors are not known better than that; beyond 3 (or below 0.2) it is bad news.
+/// The verdict in plain sentences: did the inference end well, do the draws fit the data, are any
+/// of them invalid; then report.statements. chi^2 bounds: the median over draws should be within 1
+/// +- 3 sqrt(2/points), widened to [0.5, 1.5] for data whose errors are not known better than that;
+/// beyond 3 (or below 0.2) it is bad news.
 std::vector<Statement> verdict(const RunReport& report);
 
-/// Writes <folder>/report.html, a PNG per image (its name in lower case with "_") and samples.png; all of them whole
-/// or not at all. The folder must exist. Throws CannotCreateError, IoError.
+/// Writes <folder>/report.html, a PNG per image (its name in lower case with "_") and samples.png;
+/// all of them whole or not at all. The folder must exist. Throws CannotCreateError, IoError.
 void write_report(const RunReport& report, const std::filesystem::path& folder);
 
 /// A training run: curves, samples as training went on, settings.
@@ -134,7 +137,8 @@ struct TrainReport {
 /// Writes <folder>/report.html; same promises as write_report.
 void write_train_report(const TrainReport& report, const std::filesystem::path& folder);
 
-/// n images [n,C,H,W] as one PNG; the range is that of the images unless given. Throws CannotCreateError, IoError.
+/// n images [n,C,H,W] as one PNG; the range is that of the images unless given. Throws
+/// CannotCreateError, IoError.
 void write_sample_grid(const at::Tensor& images, const std::filesystem::path& png,
                        Colormap colormap = Colormap::kGray,
                        std::optional<std::pair<double, double>> scale = std::nullopt);

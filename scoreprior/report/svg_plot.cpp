@@ -14,7 +14,7 @@ namespace scoreprior::report {
 namespace {
 
 constexpr double kFontSize = 12;
-constexpr double kCharacterWidth = 6.4;  // of the page's sans-serif at kFontSize, a little generous
+constexpr double kCharacterWidth = 6.8;  // of the page's sans-serif at kFontSize, a little generous
 constexpr const char* kPalette[] = {"#2b6cb0", "#d97706", "#2f855a", "#c53030",
                                     "#6b46c1", "#8a94a3", "#1f2933"};
 
@@ -30,6 +30,22 @@ double text_width(const std::string& text) {
   return kCharacterWidth * double(std::count_if(text.begin(), text.end(), [](char c) {
            return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
          }));
+}
+
+// Lines of words, each no wider than `width` unless one word is; bold titles are a little wider
+// than text_width says.
+std::vector<std::string> wrap_text(const std::string& text, double width) {
+  std::vector<std::string> lines;
+  for (size_t from = 0; from < text.size();) {
+    const size_t end = std::min(text.find(' ', from), text.size());
+    const std::string word = text.substr(from, end - from);
+    if (!lines.empty() && 1.25 * text_width(lines.back() + " " + word) <= width)
+      lines.back() += " " + word;
+    else if (!word.empty())
+      lines.push_back(word);
+    from = end + 1;
+  }
+  return lines;
 }
 
 std::string with_minus_sign(std::string s) {
@@ -56,7 +72,8 @@ std::string svg_text(double x, double y, const std::string& text, const char* an
          "\"" + more + ">" + escape_markup(text) + "</text>";
 }
 
-// Buckets of consecutive points keep their first, lowest, highest and last: the drawn line is unchanged.
+// Buckets of consecutive points keep their first, lowest, highest and last: the drawn line is
+// unchanged.
 void thin_line(std::vector<double>& x, std::vector<double>& y, size_t most) {
   const size_t n = x.size();
   if (n <= most) return;
@@ -129,11 +146,8 @@ Ticks linear_ticks(double low, double high, int count) {
   const double raw = (high - low) / std::max(count, 1);
   const double power = std::pow(10, std::floor(std::log10(raw)));
   double step = 10 * power;
-  for (const double m : {1.0, 2.0, 5.0})
-    if (m * power >= raw * 0.85) {
-      step = m * power;
-      break;
-    }
+  for (const double m : {5.0, 2.0, 1.0})
+    if (std::abs(std::log(m * power / raw)) < std::abs(std::log(step / raw))) step = m * power;
   const auto first = static_cast<long long>(std::ceil(low / step - 1e-9));
   const auto last = static_cast<long long>(std::floor(high / step + 1e-9));
   const double most = std::max(std::abs(double(first)), std::abs(double(last))) * step;
@@ -141,8 +155,7 @@ Ticks linear_ticks(double low, double high, int count) {
   const int magnitude = most > 0 ? static_cast<int>(std::floor(std::log10(most) + 1e-9)) : 0;
   ticks.exponent = magnitude >= 5 || magnitude <= -3 ? magnitude : 0;
   const double unit = std::pow(10, ticks.exponent);
-  const int decimals =
-      std::max(0, static_cast<int>(-std::floor(std::log10(step / unit) + 1e-9)));
+  const int decimals = std::max(0, static_cast<int>(-std::floor(std::log10(step / unit) + 1e-9)));
   for (long long k = first; k <= last && k - first < 100; ++k) {
     ticks.at.push_back(double(k) * step);
     ticks.labels.push_back(with_minus_sign(fixed(double(k) * step / unit, k == 0 ? 0 : decimals)));
@@ -212,10 +225,18 @@ std::string escape_markup(const std::string& text) {
   std::string out;
   out.reserve(text.size());
   for (const char c : text) switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
       default:
         if (static_cast<unsigned char>(c) >= 32 || c == '\n' || c == '\t') out += c;
     }
@@ -233,8 +254,8 @@ SvgPlot::SvgPlot(PlotOptions options) : options_(std::move(options)) {}
 
 SvgPlot& SvgPlot::line(const Numbers& x, const Numbers& y, Color color, const std::string& label,
                        double width, bool dashed, double opacity) {
-  SP_CHECK(x.size() == y.size(), "SvgPlot::line", "expected as many x as y, got ", x.size(), " and ",
-           y.size());
+  SP_CHECK(x.size() == y.size(), "SvgPlot::line", "expected as many x as y, got ", x.size(),
+           " and ", y.size());
   Series s{Kind::kLine, x, y, {}, {}, color, label};
   s.width = width;
   s.dashed = dashed;
@@ -246,7 +267,8 @@ SvgPlot& SvgPlot::line(const Numbers& x, const Numbers& y, Color color, const st
 SvgPlot& SvgPlot::points(const Numbers& x, const Numbers& y, const Numbers& sigma, Color color,
                          const std::string& label) {
   SP_CHECK(x.size() == y.size() && (sigma.empty() || sigma.size() == x.size()), "SvgPlot::points",
-           "expected as many x, y and sigma, got ", x.size(), ", ", y.size(), " and ", sigma.size());
+           "expected as many x, y and sigma, got ", x.size(), ", ", y.size(), " and ",
+           sigma.size());
   series_.push_back({Kind::kPoints, x, y, sigma, {}, color, label});
   return *this;
 }
@@ -334,7 +356,8 @@ std::string SvgPlot::svg() const {
       for (const double e : s.low)
         if (std::isfinite(e)) sorted.push_back(e);
       if (sorted.empty()) continue;
-      std::nth_element(sorted.begin(), sorted.begin() + std::ptrdiff_t(sorted.size() / 2), sorted.end());
+      std::nth_element(sorted.begin(), sorted.begin() + std::ptrdiff_t(sorted.size() / 2),
+                       sorted.end());
       const double cap = 3 * sorted[sorted.size() / 2];
       for (size_t i = 0; i < s.y.size(); ++i) {
         const double e = std::isfinite(s.low[i]) ? std::min(s.low[i], cap) : 0;
@@ -364,8 +387,8 @@ std::string SvgPlot::svg() const {
   for (const auto& l : ty.labels) label_width = std::max(label_width, text_width(l));
   const double left = 10 + (y_label.empty() ? 0 : 18) + label_width + 6;
   const double right = width - 14;
-  double top = 8;
-  if (!options_.title.empty()) top += 20;
+  const std::vector<std::string> title = wrap_text(options_.title, right - left);
+  double top = 8 + 17 * double(title.size()) + (title.empty() ? 0 : 3);
 
   // The legend flows above the plot, where it can hide nothing.
   std::string legend;
@@ -403,14 +426,16 @@ std::string SvgPlot::svg() const {
   // Far outside the frame nothing is seen, but renderers stumble over huge coordinates.
   const auto tame = [](double v, double extent) { return std::clamp(v, -extent, 2 * extent); };
 
-  std::string out = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + coordinate(width) +
-                    " " + coordinate(height) + "\" role=\"img\" aria-label=\"" +
-                    escape_markup(options_.description.empty() ? options_.title
-                                                               : options_.description) +
-                    "\" font-family=\"system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', "
-                    "sans-serif\" font-size=\"12\" fill=\"#1f2933\">";
-  if (!options_.title.empty())
-    out += svg_text(left, 18, options_.title, "start", " font-size=\"13\" font-weight=\"600\"");
+  std::string out =
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " + coordinate(width) + " " +
+      coordinate(height) + "\" style=\"max-width:" + coordinate(1.25 * width) +
+      "px\" role=\"img\" aria-label=\"" +
+      escape_markup(options_.description.empty() ? options_.title : options_.description) +
+      "\" font-family=\"system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', "
+      "sans-serif\" font-size=\"12\" fill=\"#1f2933\">";
+  for (size_t i = 0; i < title.size(); ++i)
+    out += svg_text(left, 18 + 17 * double(i), title[i], "start",
+                    " font-size=\"13\" font-weight=\"600\"");
   out += legend;
 
   std::string grid, marks;
@@ -452,7 +477,8 @@ std::string SvgPlot::svg() const {
         }
         out += "<path d=\"" + path + "\" fill=\"none\" stroke=\"" + color + "\" stroke-width=\"" +
                number_text(s.width, 2) + "\" stroke-opacity=\"" + opacity +
-               "\" stroke-linejoin=\"round\"" + (s.dashed ? " stroke-dasharray=\"5 3\"" : "") + "/>";
+               "\" stroke-linejoin=\"round\"" + (s.dashed ? " stroke-dasharray=\"5 3\"" : "") +
+               "/>";
         break;
       }
       case Kind::kPoints: {
@@ -522,8 +548,9 @@ std::string SvgPlot::svg() const {
         std::string path;
         for (size_t i = 0; i < s.x.size(); ++i) {
           if (!(s.y[i] > 0)) continue;
-          path += "M" + coordinate(px(s.x[i])) + " " + coordinate(h) + "V" + coordinate(py(s.y[i])) +
-                  "H" + coordinate(px(s.low[i])) + "V" + coordinate(h) + "Z";
+          path += "M" + coordinate(px(s.x[i])) + " " + coordinate(h) + "V" +
+                  coordinate(py(s.y[i])) + "H" + coordinate(px(s.low[i])) + "V" + coordinate(h) +
+                  "Z";
         }
         out += "<path d=\"" + path + "\" fill=\"" + color + "\" fill-opacity=\"" + opacity +
                "\" stroke=\"#fff\" stroke-width=\"0.8\"/>";
@@ -545,11 +572,11 @@ std::string SvgPlot::svg() const {
 
   out += "<path d=\"M" + coordinate(left) + " " + coordinate(top) + "V" + coordinate(bottom) + "H" +
          coordinate(right) + marks + "\" stroke=\"#7b8794\" fill=\"none\"/>";
-  if (!x_label.empty())
-    out += svg_text((left + right) / 2, height - 6, x_label, "middle");
+  if (!x_label.empty()) out += svg_text((left + right) / 2, height - 6, x_label, "middle");
   if (!y_label.empty()) {
     const double yc = (top + bottom) / 2;
-    out += svg_text(15, yc, y_label, "middle", " transform=\"rotate(-90 15 " + coordinate(yc) + ")\"");
+    out +=
+        svg_text(15, yc, y_label, "middle", " transform=\"rotate(-90 15 " + coordinate(yc) + ")\"");
   }
   return out + "</svg>";
 }

@@ -16,7 +16,8 @@ struct Ticks {
 };
 /// Steps of 1, 2 or 5 times a power of ten inside [low, high], about `count` of them.
 Ticks linear_ticks(double low, double high, int count = 5);
-/// Powers of ten inside [low, high] (both positive), thinned to about `count`; over less than one decade, 1-2-5 steps.
+/// Powers of ten inside [low, high] (both positive), thinned to about `count`; over less than one
+/// decade, 1-2-5 steps.
 Ticks log_ticks(double low, double high, int count = 5);
 
 /// 3 significant digits as people write them: "0.0123", "1.2e-7"; "not a number" for NaN.
@@ -30,18 +31,20 @@ struct PlotOptions {
   std::string title, x_label, y_label;
   bool log_x = false, log_y = false;
   std::optional<std::pair<double, double>> x_range, y_range;  ///< otherwise from the data
-  int width = 560, height = 340;                              ///< of the drawing; pages scale it
-  std::string description;                                    ///< alternative text; otherwise the title
+  int width = 460, height = 290;                              ///< of the drawing; pages scale it
+  std::string description;  ///< alternative text; otherwise the title
 };
 
-/// A small plot as one self-contained <svg>: series are drawn in the order they are added, nonfinite points (and
-/// nonpositive ones on log axes) are left out, long lines are thinned to what a screen can show.
+/// A small plot as one self-contained <svg>: series are drawn in the order they are added,
+/// nonfinite points (and nonpositive ones on log axes) are left out, long lines are thinned to what
+/// a screen can show.
 class SvgPlot {
  public:
   using Numbers = std::vector<double>;
   explicit SvgPlot(PlotOptions options);
 
-  /// Colours are numbers of the built-in palette, which stays readable for colour-blind people and in grey.
+  /// Colours are numbers of the built-in palette, which stays readable for colour-blind people and
+  /// in grey.
   enum Color { kBlue, kOrange, kGreen, kRed, kPurple, kGray, kBlack };
 
   SvgPlot& line(const Numbers& x, const Numbers& y, Color color, const std::string& label = "",

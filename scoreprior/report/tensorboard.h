@@ -8,12 +8,13 @@
 
 namespace scoreprior::report {
 
-/// Writes a TensorBoard event file: TFRecords (length, masked CRC-32C, Event protocol buffer) of scalars and images.
-/// Each writer makes a new file that sorts after those already in the folder, so a resumed run goes on where it was.
+/// Writes a TensorBoard event file: TFRecords (length, masked CRC-32C, Event protocol buffer) of
+/// scalars and images. Each writer makes a new file that sorts after those already in the folder,
+/// so a resumed run goes on where it was.
 class TensorBoardWriter {
  public:
-  /// Creates the folder if needed. resume_step >= 0: TensorBoard drops earlier records from that step on, which a
-  /// killed run wrote after its last checkpoint. Throws CannotCreateError.
+  /// Creates the folder if needed. resume_step >= 0: TensorBoard drops earlier records from that
+  /// step on, which a killed run wrote after its last checkpoint. Throws CannotCreateError.
   explicit TensorBoardWriter(const std::filesystem::path& folder, int64_t resume_step = -1);
   ~TensorBoardWriter();
   TensorBoardWriter(const TensorBoardWriter&) = delete;

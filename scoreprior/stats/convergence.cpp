@@ -28,14 +28,18 @@ at::Tensor event_shaped(const at::Tensor& x, std::vector<double> values) {
   return at::tensor(values, at::kDouble).view(x.sizes().slice(2));
 }
 
-// Normal scores of average ranks, in place.
+bool all_finite(const double* v, int64_t n) {
+  return std::all_of(v, v + n, [](double a) { return std::isfinite(a); });
+}
+
+// (Average rank - 3/8) / (n + 1/4), in place.
 void rank_normalize(double* v, int64_t n, std::vector<int64_t>& order, std::vector<double>& rank) {
   order.resize(n);
   rank.resize(n);
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return v[a] < v[b]; });
   for (int64_t i = 0; i < n;) {
-    int64_t j = i;
+    int64_t j = i + 1;
     while (j < n && v[order[j]] == v[order[i]]) ++j;
     for (int64_t k = i; k < j; ++k) rank[order[k]] = 0.5 * static_cast<double>(i + j + 1);
     i = j;
@@ -47,20 +51,25 @@ at::Tensor normal_scores(const at::Tensor& split) {
   std::vector<int64_t> order;
   std::vector<double> rank;
   const int64_t n = z.size(1) * z.size(2);
-  for (int64_t e = 0; e < z.size(0); ++e) rank_normalize(z.data_ptr<double>() + e * n, n, order, rank);
+  for (int64_t e = 0; e < z.size(0); ++e) {
+    double* v = z.data_ptr<double>() + e * n;
+    // A NaN has no rank; the caller reports the event as NaN.
+    if (all_finite(v, n))
+      rank_normalize(v, n, order, rank);
+    else
+      std::fill(v, v + n, 0.5);
+  }
   return std::sqrt(2.0) * at::erfinv(2 * z - 1);
 }
 
 double median_of(const double* v, int64_t n) {
   std::vector<double> copy(v, v + n);
+  if (!all_finite(v, n)) return 0;
   std::nth_element(copy.begin(), copy.begin() + n / 2, copy.end());
   const double upper = copy[n / 2];
   return n % 2 ? upper : 0.5 * (upper + *std::max_element(copy.begin(), copy.begin() + n / 2));
 }
 
-bool all_finite(const double* v, int64_t n) {
-  return std::all_of(v, v + n, [](double a) { return std::isfinite(a); });
-}
 bool all_equal(const double* v, int64_t n) {
   return std::all_of(v, v + n, [&](double a) { return a == v[0]; });
 }
@@ -99,7 +108,7 @@ double plain_ess(const double* v, const double* autocovariance, int64_t chains, 
   const auto rho = [&](int64_t lag) {
     double mean = 0;
     for (int64_t c = 0; c < chains; ++c) mean += autocovariance[c * n + lag] / static_cast<double>(chains);
-    return 1 - (m.within - mean * size / (size - 1)) / variance;
+    return 1 - (m.within - mean) / variance;
   };
   double even = 1, odd = rho(1), pair = even + odd, sum = 0, last = pair;
   int64_t lag = 0;

@@ -33,6 +33,15 @@ at::Tensor gaussian_toeplitz(int64_t n, double sigma, const at::TensorOptions& o
   return kernel / sum;
 }
 
+// [n - window + 1, n]: the Gaussian weights of every window that lies inside.
+at::Tensor window_matrix(int64_t n, int64_t window, const at::TensorOptions& options) {
+  const at::Tensor first = at::arange(n - window + 1, options).unsqueeze(1);
+  const at::Tensor t = at::arange(n, options).unsqueeze(0) - first - 0.5 * static_cast<double>(window - 1);
+  const at::Tensor weight =
+      at::exp(-0.5 * (t / 1.5).square()) * (t.abs() <= 0.5 * static_cast<double>(window));
+  return weight / weight.sum(1, true);
+}
+
 }  // namespace
 
 at::Tensor psnr(const at::Tensor& x, const at::Tensor& truth, double range) {
@@ -42,18 +51,12 @@ at::Tensor psnr(const at::Tensor& x, const at::Tensor& truth, double range) {
 
 at::Tensor ssim(const at::Tensor& x, const at::Tensor& truth, double range) {
   const auto [a, b] = as_image_pair("ssim", x, truth);
-  const int64_t c = a.size(1);
   const int64_t least = std::min(a.size(2), a.size(3));
   const int64_t window = std::min<int64_t>(11, least % 2 ? least : least - 1);
   SP_CHECK(window >= 1, "ssim", "expected images of at least one pixel");
-  const at::Tensor t = at::arange(window, a.options()) - 0.5 * static_cast<double>(window - 1);
-  at::Tensor kernel = at::exp(-0.5 * (t / 1.5).square());
-  kernel = kernel / kernel.sum();
-  const at::Tensor down = kernel.view({1, 1, window, 1}).expand({c, 1, window, 1}).contiguous();
-  const at::Tensor across = kernel.view({1, 1, 1, window}).expand({c, 1, 1, window}).contiguous();
-  const auto local = [&](const at::Tensor& v) {
-    return at::conv2d(at::conv2d(v, down, {}, 1, 0, 1, c), across, {}, 1, 0, 1, c);
-  };
+  const at::Tensor rows = window_matrix(a.size(2), window, a.options());
+  const at::Tensor columns = window_matrix(a.size(3), window, a.options()).t();
+  const auto local = [&](const at::Tensor& v) { return at::matmul(at::matmul(rows, v), columns); };
   const at::Tensor ma = local(a), mb = local(b);
   const at::Tensor va = local(a * a) - ma * ma, vb = local(b * b) - mb * mb, vab = local(a * b) - ma * mb;
   const double c1 = std::pow(0.01 * range, 2), c2 = std::pow(0.03 * range, 2);

@@ -81,7 +81,7 @@ TEST_F(ScoreModelTest, MixtureIsTheGradientOfItsLogDensity) {
         const at::Tensor c0 = full ? covs[i] : at::eye(d, at::kDouble) * sigmas[i].square();
         const at::Tensor c = c0 * (a * a) + at::eye(d, at::kDouble) * (n * n);
         const at::Tensor r = x[b].reshape({d, 1}) - (means[i] * a).reshape({d, 1});
-        terms.push_back(w[i].log() - at::linalg_slogdet(c).logabsdet * 0.5 -
+        terms.push_back(w[i].log() - std::get<1>(at::linalg_slogdet(c)) * 0.5 -
                         at::matmul(r.t(), at::linalg_solve(c, r)).squeeze() * 0.5);
       }
       rows.push_back(at::logsumexp(at::stack(terms), 0));

@@ -56,6 +56,10 @@ std::string sky_card(std::string bytes, const std::string& key, const std::strin
   return bytes;
 }
 
+void sky_put(const std::filesystem::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
 }  // namespace
 
 TEST(FitsImage, RoundTrips) {
@@ -92,10 +96,10 @@ TEST(FitsImage, AxesFollowTheSignsOfCdelt) {
   const double step = a.pixel_size_rad * 180 / M_PI;
   char text[40];
   std::snprintf(text, sizeof text, "%20.15E", step);
-  write_text(path, sky_card(bytes, "CDELT1", text));
+  sky_put(path, sky_card(bytes, "CDELT1", text));
   EXPECT_TRUE(at::equal(read_fits_image(path).pixels, a.pixels.flip({1})));
   std::snprintf(text, sizeof text, "%20.15E", -step);
-  write_text(path, sky_card(bytes, "CDELT2", text));
+  sky_put(path, sky_card(bytes, "CDELT2", text));
   EXPECT_TRUE(at::equal(read_fits_image(path).pixels, a.pixels.flip({0})));
 }
 
@@ -105,7 +109,7 @@ TEST(FitsImage, JyPerBeamIsConverted) {
   const SkyImage a = sky_image();
   write_fits_image(path, a);
   std::string bytes = sky_card(read_text(path), "BUNIT", "'JY/BEAM '");
-  write_text(path, bytes);
+  sky_put(path, bytes);
   EXPECT_NE(sky_complaint(path).find("BMAJ"), std::string::npos);
   const double step = a.pixel_size_rad * 180 / M_PI;
   char text[40];
@@ -115,7 +119,7 @@ TEST(FitsImage, JyPerBeamIsConverted) {
   std::snprintf(text, sizeof text, "%20.15E", 2 * step);
   bytes = sky_card(bytes, "CUNIT2", text);
   bytes.replace(bytes.find("CUNIT2  ="), 8, "BMIN    ");
-  write_text(path, bytes);
+  sky_put(path, bytes);
   EXPECT_LT(testing::relative_error(read_fits_image(path).pixels,
                                     a.pixels * (4 * std::log(2.0) / (6 * M_PI))),
             1e-14);
@@ -161,17 +165,17 @@ TEST(FitsImage, DamagedFilesAreDataErrors) {
   write_fits_image(good, image);
   const std::string bytes = read_text(good);
   for (size_t n = 0; n < 2880 + 280; n += 97) {
-    write_text(path, bytes.substr(0, n));
+    sky_put(path, bytes.substr(0, n));
     EXPECT_NE(sky_complaint(path), "") << n;
   }
   for (const char* n : {"9223372036854775807", "4000000000", "-1", "0"})
     for (const char* axis : {"NAXIS1", "NAXIS2"}) {
-      write_text(path, sky_card(bytes, axis, std::string(20 - std::string(n).size(), ' ') + n));
+      sky_put(path, sky_card(bytes, axis, std::string(20 - std::string(n).size(), ' ') + n));
       EXPECT_NE(sky_complaint(path), "") << axis << n;
     }
-  write_text(path, sky_card(bytes, "BUNIT", "'K       '"));
+  sky_put(path, sky_card(bytes, "BUNIT", "'K       '"));
   EXPECT_NE(sky_complaint(path).find("unknown flux unit"), std::string::npos);
-  write_text(path, sky_card(bytes, "CDELT2", "                 1.0"));
+  sky_put(path, sky_card(bytes, "CDELT2", "                 1.0"));
   EXPECT_NE(sky_complaint(path).find("square"), std::string::npos);
   image.pixels[0][0] = NAN;
   write_fits_image(path, image);
@@ -187,7 +191,7 @@ TEST(FitsImage, DamagedFilesAreDataErrors) {
     std::string broken = bytes;
     for (size_t j = 0; j < 3; ++j)
       broken[static_cast<size_t>(place[3 * k + j] * 2880)] = "0123456789 '=-TF"[(k + j) % 16];
-    std::ofstream(path, std::ios::binary) << broken;
+    sky_put(path, broken);
     sky_complaint(path);
   }
 }

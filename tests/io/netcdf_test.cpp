@@ -28,7 +28,8 @@ InferenceData some_draws() {
   d.attributes = {{"inference_library", "scoreprior"}, {"inference_library_version", "0.1.0"}};
   d.groups["posterior"].variables["image"] = {
       Rng(1).normal({2, 50, 8, 9}), {"chain", "draw", "row", "column"}, {{"units", "Jy/pixel"}}};
-  d.groups["posterior"].variables["flux"] = {Rng(2).normal({2, 50}, at::kDouble), {"chain", "draw"}, {}};
+  d.groups["posterior"].variables["flux"] = {
+      Rng(2).normal({2, 50}, at::kDouble), {"chain", "draw"}, {}};
   d.groups["sample_stats"].variables["diverging"] = {
       Rng(3).uniform({2, 50}, at::kDouble) < 0.1, {"chain", "draw"}, {}};
   d.groups["sample_stats"].variables["n_steps"] = {
@@ -88,7 +89,8 @@ TEST_F(Netcdf, SaysWhatIsWrong) {
   d.groups["posterior"].variables["b"] = {at::zeros({1, 4}), {"chain", "draw"}, {}};
   EXPECT_THROW(write_netcdf(folder_ / "a.nc", d), std::invalid_argument);
   EXPECT_FALSE(std::filesystem::exists(folder_ / "a.nc"));
-  d.groups["posterior"].variables["b"] = {at::zeros({1, 3}, at::kComplexDouble), {"chain", "draw"}, {}};
+  d.groups["posterior"].variables["b"] = {
+      at::zeros({1, 3}, at::kComplexDouble), {"chain", "draw"}, {}};
   EXPECT_THROW(write_netcdf(folder_ / "a.nc", d), std::invalid_argument);
   d.groups["posterior"].variables.erase("b");
   EXPECT_THROW(write_netcdf(folder_ / "no" / "a.nc", d), CannotCreateError);

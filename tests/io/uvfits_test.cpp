@@ -168,6 +168,10 @@ std::string integer_card(const std::string& key, const std::string& value) {
   return (key + "        ").substr(0, 8) + "= " + std::string(20 - value.size(), ' ') + value;
 }
 
+void uv_put(const std::filesystem::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
 }  // namespace
 
 TEST(Uvfits, WritesAndReadsBitEqual) {
@@ -299,32 +303,32 @@ TEST(Uvfits, OneFlaggedHandLeavesTheOther) {
   };
   put(18, 0);   // weight of RR
   put(16, 99);  // its value must not matter
-  write_text(path, bytes);
+  uv_put(path, bytes);
   VisibilityTable back = read_uvfits(path);
   EXPECT_EQ(back.rows[0].vis, t.rows[0].vis);
   EXPECT_NEAR(back.rows[0].sigma / t.rows[0].sigma, std::sqrt(2.0), 1e-14);
   put(21, -1);  // and of LL: the row is gone
-  write_text(path, bytes);
+  uv_put(path, bytes);
   back = read_uvfits(path);
   EXPECT_EQ(back.rows.size(), t.rows.size() - 1);
   put(21, 5);
   put(19, std::nanf(""));
-  write_text(path, bytes);
+  uv_put(path, bytes);
   EXPECT_NE(uv_complaint(path).find("visibility 1 is not a number"), std::string::npos);
   put(19, 1);
   put(21, INFINITY);
-  write_text(path, bytes);
+  uv_put(path, bytes);
   EXPECT_NE(uv_complaint(path).find("infinite weight"), std::string::npos);
   put(21, 5);
   put(0, std::nanf(""));
-  write_text(path, bytes);
+  uv_put(path, bytes);
   EXPECT_NE(uv_complaint(path).find("no finite u, v"), std::string::npos);
   put(0, 0);
   put(7, 99);
-  write_text(path, bytes);
+  uv_put(path, bytes);
   EXPECT_NE(uv_complaint(path).find("baseline"), std::string::npos);
   put(7, 256 * 9 + 1);
-  write_text(path, bytes);
+  uv_put(path, bytes);
   EXPECT_NE(uv_complaint(path).find("station that the antenna table lacks"), std::string::npos);
 }
 
@@ -334,38 +338,40 @@ TEST(Uvfits, DamagedFilesAreDataErrors) {
   const std::string bytes = read_text(good);
   EXPECT_THROW(read_uvfits(uv_scratch() / "absent.uvfits"), MissingFileError);
   EXPECT_THROW(read_uvfits(uv_scratch()), MissingFileError);
-  write_text(bad, "");
+  uv_put(bad, "");
   EXPECT_NE(uv_complaint(bad).find("not a FITS file"), std::string::npos);
-  write_text(bad, std::string("\x1f\x8b") + bytes);
+  uv_put(bad, std::string("\x1f\x8b") + bytes);
   EXPECT_NE(uv_complaint(bad).find("gzip"), std::string::npos);
   // Every block boundary and some more: all but the whole file is refused (the last block is the
   // frequency table).
   for (size_t n = 1; n < bytes.size() - 2 * 2880; n += 977) {
-    write_text(bad, bytes.substr(0, n));
+    uv_put(bad, bytes.substr(0, n));
     EXPECT_NE(uv_complaint(bad), "") << n;
   }
   for (const char* count : {"9223372036854775807", "99999999999", "1000000", "-5"}) {
-    write_text(bad, with_card(bytes, "GCOUNT", integer_card("GCOUNT", count)));
+    uv_put(bad, with_card(bytes, "GCOUNT", integer_card("GCOUNT", count)));
     EXPECT_NE(uv_complaint(bad), "") << count;
   }
-  write_text(bad, with_card(bytes, "GCOUNT", integer_card("GCOUNT", "0")));
+  uv_put(bad, with_card(bytes, "GCOUNT", integer_card("GCOUNT", "0")));
   EXPECT_NE(uv_complaint(bad).find("no visibilities"), std::string::npos);
   for (const char* count : {"2147483647", "1000000000", "-1", "0"})
     for (const char* axis : {"NAXIS2", "NAXIS3", "NAXIS4", "NAXIS6"}) {
-      write_text(bad, with_card(bytes, axis, integer_card(axis, count)));
+      uv_put(bad, with_card(bytes, axis, integer_card(axis, count)));
       EXPECT_NE(uv_complaint(bad), "") << axis << count;
     }
-  write_text(bad, with_card(bytes, "PCOUNT", integer_card("PCOUNT", "2000000000")));
+  uv_put(bad, with_card(bytes, "PCOUNT", integer_card("PCOUNT", "2000000000")));
   EXPECT_NE(uv_complaint(bad), "");
-  write_text(bad, with_card(bytes, "EXTNAME", "EXTNAME = 'SOMETHING'"));
+  uv_put(bad, with_card(bytes, "TFIELDS", integer_card("TFIELDS", "130108526")));
+  EXPECT_NE(uv_complaint(bad).find("TFIELDS"), std::string::npos);
+  uv_put(bad, with_card(bytes, "EXTNAME", "EXTNAME = 'SOMETHING'"));
   EXPECT_NE(uv_complaint(bad).find("no antenna table"), std::string::npos);
-  write_text(bad, with_card(bytes, "CTYPE3", "CTYPE3  = 'SOMETHING'"));
+  uv_put(bad, with_card(bytes, "CTYPE3", "CTYPE3  = 'SOMETHING'"));
   EXPECT_NE(uv_complaint(bad), "");
-  write_text(bad, with_card(bytes, "PTYPE9", "PTYPE9  = 'SOMETHING'"));
+  uv_put(bad, with_card(bytes, "PTYPE9", "PTYPE9  = 'SOMETHING'"));
   const VisibilityTable late =
       read_uvfits(bad);  // dates of 0.03 days: a valid, if odd, sum of the other two
   EXPECT_LT(late.mjd, 0);
-  write_text(bad, bytes.substr(0, bytes.find("XTENSION")));
+  uv_put(bad, bytes.substr(0, bytes.find("XTENSION")));
   EXPECT_NE(uv_complaint(bad).find("no antenna table"), std::string::npos);
 
   SkyImage image;
@@ -387,7 +393,7 @@ TEST(Uvfits, FlippedBytesNeverCrash) {
       broken[at] =
           k % 2 ? static_cast<char>(place[3 * k + (j + 1) % 3] * 256) : "0123456789 '=-TF"[at % 16];
     }
-    std::ofstream(bad, std::ios::binary) << broken;
+    uv_put(bad, broken);
     uv_complaint(bad);  // any exception but DataError fails the test
   }
 }

@@ -1,6 +1,7 @@
 # Holds every #include "scoreprior/<module>/..." against the one written picture of the layers.
 # cmake -DSOURCE=... -DLAYERS=file -P check.cmake
 file(STRINGS ${LAYERS} lines)
+cmake_policy(SET CMP0057 NEW)
 set(bad "")
 foreach(line ${lines})
   string(REGEX MATCH "^([a-z]+): ?(.*)$" _ "${line}")

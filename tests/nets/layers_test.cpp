@@ -100,6 +100,32 @@ TEST(NormAct, FusedMatchesComposite) {
         }
 }
 
+TEST(NormAct, SecondDerivativesMatchComposite) {
+  const Rng rng(4);
+  for (const int64_t channels : {8, 16, 40})
+    for (const Act act : {Act::kIdentity, Act::kSwish, Act::kElu, Act::kRelu, Act::kLrelu})
+      for (const double rate : {0.0, 0.25}) {
+        NormAct layer = norm_layer(channels, channels / 4, act);
+        layer.weight.set_requires_grad(false);
+        layer.bias.set_requires_grad(false);
+        NormAct exact = layer;
+        exact.weight = layer.weight.to(at::kDouble);
+        exact.bias = layer.bias.to(at::kDouble);
+        const auto derivative = [&](const NormAct& n, at::ScalarType dtype) {
+          DoubleBackwardScope scope;
+          const at::Tensor x = (draw("x", {3, channels, 6, 5}) + 3).to(dtype).requires_grad_(true);
+          const at::Tensor v = draw("v", x.sizes()).to(dtype).requires_grad_(true);
+          const at::Tensor t = draw("t", {3, channels}).to(dtype);
+          const at::Tensor y = n(x, t, {&rng, rate}, "layer");
+          const at::Tensor g = torch::autograd::grad({(y * v).sum()}, {x}, {}, true, true)[0];
+          return torch::autograd::grad({(g * draw("w", x.sizes()).to(dtype)).sum()}, {x, v});
+        };
+        const auto f = derivative(layer, at::kFloat), d = derivative(exact, at::kDouble);
+        for (size_t i = 0; i < 2; ++i)
+          EXPECT_LT(relative_error(f[i], d[i]), 1e-4) << channels << " " << int(act) << " " << i;
+      }
+}
+
 TEST(NormAct, DropoutRateAndScale) {
   const Rng rng(9);
   NormAct layer = norm_layer(32, 8, Act::kIdentity);
@@ -122,6 +148,33 @@ TEST(NormAct, DropoutRateAndScale) {
     EXPECT_LT(std::abs(corr(k.narrow(1, 0, 31), k.narrow(1, 1, 31))), 4.5);
     EXPECT_LT(std::abs(corr(k.narrow(3, 0, 31), k.narrow(3, 1, 31))), 4.5);
     EXPECT_LT(std::abs(corr(k.narrow(2, 0, 31), k.narrow(2, 1, 31))), 4.5);
+  }
+}
+
+TEST(Layers, AttentionFusedMatchesComposite) {
+  for (const int64_t pixels : {16, 256, 12}) {
+    const at::Tensor qkv = draw("qkv", {3, pixels, 96}).requires_grad_(true);
+    const at::Tensor exact = qkv.detach().to(at::kDouble).requires_grad_(true);
+    const at::Tensor v = draw("v", {3, pixels, 32});
+    const at::Tensor y = attention(qkv), yd = attention(exact);
+    EXPECT_LT(relative_error(y, yd), 1e-5) << pixels;
+    EXPECT_LT(relative_error(torch::autograd::grad({(y * v).sum()}, {qkv})[0],
+                             torch::autograd::grad({(yd * v.to(at::kDouble)).sum()}, {exact})[0]),
+              1e-5)
+        << pixels;
+  }
+}
+
+TEST(Layers, RowsTimesMatchesMatmul) {
+  for (const int64_t rows : {1, 7, 64, 1030}) {
+    const at::Tensor x = draw("x", {rows, 48}).requires_grad_(true);
+    const at::Tensor w = draw("w", {48, 32}).requires_grad_(true);
+    const at::Tensor b = draw("b", {32}).requires_grad_(true), v = draw("v", {rows, 32});
+    const at::Tensor y = rows_times(x, w, b), expected = at::addmm(b, x, w);
+    EXPECT_LT(relative_error(y, expected), 1e-5);
+    const auto g = torch::autograd::grad({(y * v).sum()}, {x, w, b});
+    const auto e = torch::autograd::grad({(expected * v).sum()}, {x, w, b});
+    for (size_t i = 0; i < 3; ++i) EXPECT_LT(relative_error(g[i], e[i]), 1e-5) << rows;
   }
 }
 

@@ -38,7 +38,7 @@ std::string flow_file() {
   return path.string();
 }
 
-std::string settings(const std::string& name) {
+std::string settings(const std::string& name, at::ScalarType dtype) {
   if (name == "score_elbo")
     return "n_times = 3\n[score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\nshape = [1, 6, 6]\n[score.sde]\ntype = \"vp\"\n";
   if (name == "flow") return "weights = \"" + flow_file() + "\"\n[flow]\nn_flow = 3\nseqfrac = 2\nsoftplus = true\n";
@@ -47,7 +47,8 @@ std::string settings(const std::string& name) {
            "[score_elbo]\n[score_elbo.score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\nshape = [1, 6, 6]\n"
            "[score_elbo.score.sde]\ntype = \"vp\"\n";
   if (name == "score_ode")
-    return "solver = \"tsit5\"\nrtol = 1e-9\natol = 1e-9\n[score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\nshape = [1, 6, 6]\n"
+    return std::string("solver = \"dopri8\"\n") + (dtype == at::kFloat ? "rtol = 1e-5\natol = 1e-5\n" : "rtol = 1e-9\natol = 1e-9\n") +
+           "[score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\nshape = [1, 6, 6]\n"
            "[score.sde]\ntype = \"vp\"\n";
   return "weight = 1.7\n";
 }
@@ -56,7 +57,7 @@ std::unique_ptr<LogDensity> make_prior(const std::string& name, at::ScalarType d
   PriorContext context;
   context.image_shape = kImage;
   context.dtype = dtype;
-  const Config config = io::parse_toml(settings(name));
+  const Config config = io::parse_toml(settings(name, dtype));
   auto prior = priors().make(config, name, context);
   config.require_all_used();
   return prior;

@@ -109,7 +109,7 @@ TEST(GaussianPrior, HasMassOne) {
   const TempArray c("cov2", cov);
   const auto prior = from_toml("name=\"gaussian\"\nmean=0.2\ncov=" + c.quoted(), {1, 1, 2});
   const at::Tensor axis = at::linspace(-7, 7, 281, at::kDouble);
-  const auto grid = at::meshgrid({axis, axis});
+  const auto grid = at::meshgrid({axis, axis}, "ij");
   const at::Tensor x = at::stack({grid[0].flatten(), grid[1].flatten()}, 1).reshape({-1, 1, 1, 2});
   // Trapezoid of a smooth function that has died out at the border: exact to rounding.
   EXPECT_NEAR(prior->log_prob(x, Rng(0)).exp().sum().item<double>() * 0.05 * 0.05, 1, 1e-8);

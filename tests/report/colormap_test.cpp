@@ -51,10 +51,15 @@ TEST(Render, KeepsNorthUpAndEastLeft) {
 }
 
 TEST(Render, SmoothStaysInsideTheRange) {
-  const at::Tensor x = at::rand({8, 8}, at::kDouble) > 0.5;
-  const auto r = render(x.to(at::kDouble), {Colormap::kGray, 0, 1}, 8, Upscaling::kSmooth);
+  const at::Tensor x = (Rng(1).uniform({8, 8}, at::kDouble) > 0.5).to(at::kDouble);
+  const auto r = render(x, {Colormap::kGray, -1, 2}, 8, Upscaling::kSmooth);
   EXPECT_EQ(r.width, 64);
-  const auto constant = render(at::full({8, 8}, 0.5), {Colormap::kGray, 0, 1}, 4, Upscaling::kSmooth);
+  for (const uint8_t b : r.data) {  // 0 and 1 are a third and two thirds of the scale
+    EXPECT_GE(b, 85);
+    EXPECT_LE(b, 170);
+  }
+  const auto constant =
+      render(at::full({8, 8}, 0.5), {Colormap::kGray, 0, 1}, 4, Upscaling::kSmooth);
   for (const uint8_t b : constant.data) EXPECT_EQ(b, 128);
 }
 

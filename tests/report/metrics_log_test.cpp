@@ -16,7 +16,8 @@ namespace {
 class MetricsLogFile : public ::testing::Test {
  protected:
   void SetUp() override {
-    path_ = std::filesystem::temp_directory_path() / ("sp-metrics-" + std::to_string(::getpid()) + ".jsonl");
+    path_ = std::filesystem::temp_directory_path() /
+            ("sp-metrics-" + std::to_string(::getpid()) + ".jsonl");
     std::filesystem::remove(path_);
   }
   void TearDown() override { std::filesystem::remove(path_); }
@@ -38,7 +39,8 @@ TEST_F(MetricsLogFile, AppendsOneObjectPerLine) {
     log.append(2, {{"loss", NAN}});
     EXPECT_EQ(records().size(), 2u) << "a record is readable as soon as append returns";
   }
-  EXPECT_EQ(io::read_text(path_), "{\"step\":1,\"loss\":0.1,\"lr\":0.0002}\n{\"step\":2,\"loss\":null}\n");
+  EXPECT_EQ(io::read_text(path_),
+            "{\"step\":1,\"loss\":0.1,\"lr\":0.0002}\n{\"step\":2,\"loss\":null}\n");
 }
 
 TEST_F(MetricsLogFile, ResumeDropsLaterRecordsAndACutLine) {

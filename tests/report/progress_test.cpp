@@ -22,7 +22,8 @@ ProgressState half_way() {
   return s;
 }
 
-std::string lines_of(const ProgressOptions& base, const std::function<void(TerminalProgress&)>& work) {
+std::string lines_of(const ProgressOptions& base,
+                     const std::function<void(TerminalProgress&)>& work) {
   std::FILE* file = std::tmpfile();
   ProgressOptions o = base;
   o.stream = file;
@@ -40,8 +41,9 @@ std::string lines_of(const ProgressOptions& base, const std::function<void(Termi
 }  // namespace
 
 TEST(Progress, SaysWhatMatters) {
-  EXPECT_EQ(format_progress(half_way(), 120, false),
-            "train ############------------ 50% 0:50 left 500/1000 steps 10/s loss 0.1235 lr 2.00e-04");
+  EXPECT_EQ(
+      format_progress(half_way(), 120, false),
+      "train ############------------ 50% 0:50 left 500/1000 steps 10/s loss 0.1235 lr 2.00e-04");
   ProgressState open = half_way();
   open.total = 0;
   EXPECT_EQ(format_progress(open, 120, false), "train 0:50 500 steps 10/s loss 0.1235 lr 2.00e-04");
@@ -61,7 +63,8 @@ TEST(Progress, FitsAnyWidthWithoutCuttingCharacters) {
       while (i < line.size()) {
         const auto c = static_cast<unsigned char>(line[i]);
         size_t more = c < 0x80 ? 0 : c < 0xE0 ? 1 : c < 0xF0 ? 2 : 3;
-        for (++i; more > 0; --more, ++i) ASSERT_TRUE(i < line.size() && continues_character(line[i]));
+        for (++i; more > 0; --more, ++i)
+          ASSERT_TRUE(i < line.size() && continues_character(line[i]));
       }
     }
   s.stage = "two\nlines\x1b[31m";

@@ -44,7 +44,8 @@ RunReport synthetic_run() {
   r.inference_known = true;
   r.inference.status = Status::kConverged;
   r.inference.message = "the loss changed by less than its noise over 500 steps";
-  r.inference.numbers = {{"steps", 2000}, {"seconds", 341.2}, {"nfe", 128000}, {"final_loss", -1204.2}};
+  r.inference.numbers = {
+      {"steps", 2000}, {"seconds", 341.2}, {"nfe", 128000}, {"final_loss", -1204.2}};
   r.colormap = Colormap::kAfmhot;
   r.upscaling = Upscaling::kSmooth;
   r.units = "Jy/pixel";
@@ -62,13 +63,20 @@ RunReport synthetic_run() {
   r.invalid_draws = 1;
   const at::Tensor valid = at::cat({r.samples.slice(0, 0, 3), r.samples.slice(0, 4)});
   const at::Tensor truth = ring(size, 20.5, 4.6, 3.5, r.fov_uas);
-  r.images = {{"mean", valid.mean(0), "", true, {}, ""},
-              {"std", valid.std(0), "Standard deviation over draws.", false, {}, ""},
-              {"truth", truth, "", true, {}, ""},
-              {"dirty image", truth + 2e-4 * rng.split("dirty").normal({size, size}, at::kDouble),
-               "Naive transform of the data.", false, {}, "Jy/beam"}};
-  r.chi2 = {{"closure phases", 1.03 + 0.08 * rng.split("c1").normal({n}, at::kDouble), 120, 1.01, 0.98},
-            {"log closure amplitudes", 1.74 + 0.1 * rng.split("c2").normal({n}, at::kDouble), 95, 1.69, 1.02}};
+  r.images = {{"mean", valid.mean(0), "", true, {}, "", {}},
+              {"std", valid.std(0), "Standard deviation over draws.", false, {}, "", {}},
+              {"truth", truth, "", true, {}, "", {}},
+              {"dirty image",
+               truth + 2e-4 * rng.split("dirty").normal({size, size}, at::kDouble),
+               "Naive transform of the data.",
+               false,
+               {},
+               "Jy/beam",
+               {}}};
+  r.chi2 = {
+      {"closure phases", 1.03 + 0.08 * rng.split("c1").normal({n}, at::kDouble), 120, 1.01, 0.98},
+      {"log closure amplitudes", 1.74 + 0.1 * rng.split("c2").normal({n}, at::kDouble), 95, 1.69,
+       1.02}};
   const int64_t m = 180;
   const at::Tensor base = rng.split("uv").uniform({m}, at::kDouble) * 8;
   const at::Tensor amp = 0.6 * at::exp(-base / 3) * at::cos(base).abs() + 0.02;
@@ -81,29 +89,36 @@ RunReport synthetic_run() {
   const at::Tensor noise = at::full({120}, 12.0, at::kDouble);
   r.fits.push_back({"closure phases", "Time (h)", "Closure phase (deg)", time,
                     phase + noise * rng.split("p").normal({120}, at::kDouble), noise,
-                    phase + 360 + 6 * rng.split("q").normal({64, 120}, at::kDouble), 360, false, true});
+                    phase + 360 + 6 * rng.split("q").normal({64, 120}, at::kDouble), 360, false,
+                    true});
   const at::Tensor steps = at::arange(1, 2001, at::TensorOptions(at::kDouble));
   Curve loss;
   loss.title = "Loss";
   loss.y_label = "Nats";
   loss.x = steps;
-  loss.lines = {{"loss", -1200 + 3000 * at::exp(-steps / 100) + 20 * rng.split("l").normal({2000}, at::kDouble)}};
+  loss.lines = {{"loss", -1200 + 3000 * at::exp(-steps / 100) +
+                             20 * rng.split("l").normal({2000}, at::kDouble)}};
   Curve terms = loss;
   terms.title = "Terms of the loss";
   terms.log_y = true;
-  terms.lines = {{"data", 1 + 3000 * at::exp(-steps / 100)}, {"prior", 900 + 2000 * at::exp(-steps / 300)}};
+  terms.lines = {{"data", 1 + 3000 * at::exp(-steps / 100)},
+                 {"prior", 900 + 2000 * at::exp(-steps / 300)}};
   r.histories = {loss, terms};
-  r.ring = {{"diameter", "µas", 40 + 1.6 * rng.split("d").normal({n}, at::kDouble), 41.0},
-            {"width", "µas", 11.8 + 1.2 * rng.split("w").normal({n}, at::kDouble), 10.8},
-            {"orientation angle", "deg", 189 + 11 * rng.split("o").normal({n}, at::kDouble), 200.5}};
+  r.ring = {
+      {"diameter", "µas", 40 + 1.6 * rng.split("d").normal({n}, at::kDouble), 41.0},
+      {"width", "µas", 11.8 + 1.2 * rng.split("w").normal({n}, at::kDouble), 10.8},
+      {"orientation angle", "deg", 189 + 11 * rng.split("o").normal({n}, at::kDouble), 200.5}};
   const at::Tensor radius = at::linspace(0, 60, 40, at::kDouble);
   const at::Tensor profile = at::exp(-at::pow((radius - 20) / 7, 2));
   r.profiles = {{"Radial profile", "Radius (µas)", "Brightness / peak", radius,
                  profile * (1 + 0.1 * rng.split("r").normal({n, 1}, at::kDouble)), profile}};
   const at::Tensor nominal = at::linspace(0, 1, 21, at::kDouble);
-  r.coverage = {{"Pixel coverage", nominal, nominal.pow(1.2), (nominal - 0.06).clamp(0), (nominal + 0.06).clamp(0, 1)}};
+  r.coverage = {
+      {"Pixels of the truth inside central credible intervals (mean above 5 % of its peak)",
+       nominal, nominal.pow(1.2), (nominal - 0.06).clamp(0), (nominal + 0.06).clamp(0, 1)}};
   r.metrics = {{"PSNR [dB]", 27.31}, {"SSIM", 0.912}, {"NXCORR", 0.974}};
-  r.settings = "seed = 7\n\n[prior]\nname = \"score_elbo\"\nweights = \"model.safetensors\"  # <EMA>\n";
+  r.settings =
+      "seed = 7\n\n[prior]\nname = \"score_elbo\"\nweights = \"model.safetensors\"  # <EMA>\n";
   return r;
 }
 
@@ -170,14 +185,16 @@ TEST_F(Report, IsOneCompletePage) {
   for (const char* outside : {"<script", "<link", "src=\"http", "href=\"http", "url(", "@import"})
     EXPECT_EQ(html.find(outside), std::string::npos) << outside;
   EXPECT_LT(html.size(), 3'000'000u);
-  for (const char* text : {"The inference converged after 2000 steps", "1 of 256 draws (0.39 %) are invalid",
-                           "The draws fit closure phases: the median reduced χ²",
-                           "fit log closure amplitudes less well than the noise allows", "Relative RA (µas)",
-                           "Brightness temperature", "Jy/pixel", "# &lt;EMA&gt;", "27.31", "name=\"viewport\""})
+  for (const char* text :
+       {"The inference converged after 2000 steps", "1 of 256 draws (0.39 %) is invalid",
+        "The draws fit closure phases: the median reduced χ²",
+        "fit log closure amplitudes less well than the noise allows", "Relative RA (µas)",
+        "Brightness temperature", "Jy/pixel", "# &lt;EMA&gt;", "27.31", "name=\"viewport\""})
     EXPECT_NE(html.find(text), std::string::npos) << text;
   for (const char* broken : {"Mnan", "Lnan", " nan", "\"nan", ">nan"})
     EXPECT_EQ(html.find(broken), std::string::npos) << broken;
-  for (const char* png : {"mean.png", "std.png", "truth.png", "dirty_image.png", "error.png", "samples.png"}) {
+  for (const char* png :
+       {"mean.png", "std.png", "truth.png", "dirty_image.png", "error.png", "samples.png"}) {
     const io::Raster r = io::read_png(folder_ / png);
     EXPECT_GE(r.width, 512) << png;
   }
@@ -191,9 +208,11 @@ TEST_F(Report, EmptyAndOddRunsStillGiveAPage) {
   r.title = "<b>\"&";
   r.samples = at::full({3, 3, 4, 4}, std::numeric_limits<double>::quiet_NaN());
   r.draws = r.invalid_draws = 3;
-  r.images = {{"mean", at::zeros({1, 4, 4}), "", true, {}, ""}, {"broken", r.samples[0], "", true, {}, ""}};
+  r.images = {{"mean", at::zeros({1, 4, 4}), "", true, {}, "", {}},
+              {"broken", r.samples[0], "", true, {}, "", {}}};
   r.chi2 = {{"data", at::full({3}, NAN, at::kDouble), 0, {}, {}}};
-  r.fits = {{"data", "k", "y", at::zeros({0}), at::zeros({0}), at::zeros({0}), at::zeros({3, 0}), 0, false, false}};
+  r.fits = {{"data", "k", "y", at::zeros({0}), at::zeros({0}), at::zeros({0}), at::zeros({3, 0}), 0,
+             false, false}};
   r.histories.resize(1);
   r.histories[0].lines = {{"loss", at::full({500}, NAN)}};
   write_report(r, folder_);
@@ -217,7 +236,8 @@ TEST(Verdict, GradesStatusAndFit) {
   EXPECT_EQ(level(Status::kConverged, 1.1, 100), std::make_pair(Level::kGood, Level::kGood));
   EXPECT_EQ(level(Status::kMaxSteps, 1.8, 1000), std::make_pair(Level::kWarning, Level::kWarning));
   EXPECT_EQ(level(Status::kDiverged, 40, 100), std::make_pair(Level::kBad, Level::kBad));
-  EXPECT_EQ(level(Status::kInterrupted, 0.3, 100), std::make_pair(Level::kWarning, Level::kWarning));
+  EXPECT_EQ(level(Status::kInterrupted, 0.3, 100),
+            std::make_pair(Level::kWarning, Level::kWarning));
   EXPECT_EQ(level(Status::kFailed, 0.01, 1000), std::make_pair(Level::kBad, Level::kBad));
   // 5 data scatter by sqrt(2/5): 1.8 is within three standard deviations.
   EXPECT_EQ(level(Status::kConverged, 1.8, 5).second, Level::kGood);
@@ -229,7 +249,8 @@ TEST_F(Report, TrainingPageAndGrid) {
   t.statements = {{Level::kGood, "Training finished: 2000 of 2000 steps."}};
   Curve c;
   c.title = "Loss";
-  c.lines = {{"train", at::rand({2000}, at::kDouble) + 1}, {"held out", at::rand({2000}, at::kDouble) + 1.2}};
+  c.lines = {{"train", at::rand({2000}, at::kDouble) + 1},
+             {"held out", at::rand({2000}, at::kDouble) + 1.2}};
   t.histories = {c};
   t.samples = {{"step 1000", at::rand({16, 1, 8, 8})}, {"step 2000", at::rand({16, 3, 8, 8})}};
   const fs::path folder = folder_ / "train";
@@ -241,8 +262,9 @@ TEST_F(Report, TrainingPageAndGrid) {
 }
 
 TEST(BrightnessTemperature, FollowsRayleighJeans) {
-  // 1 Jy over a solid angle of (20 uas)^2 at 230 GHz: T = 1e-26 c^2 / (2 k nu^2 Omega), worked out by hand:
-  // Omega = (20 * 4.8481368e-12)^2 = 9.4017e-21 sr; 8.9875518e-10 / (2 * 1.380649e-23 * 5.29e22 * 9.4017e-21).
+  // 1 Jy over a solid angle of (20 uas)^2 at 230 GHz: T = 1e-26 c^2 / (2 k nu^2 Omega), worked out
+  // by hand: Omega = (20 * 4.8481368e-12)^2 = 9.4017e-21 sr; 8.9875518e-10 / (2 * 1.380649e-23
+  // * 5.29e22 * 9.4017e-21).
   EXPECT_NEAR(kelvin_per_jansky_pixel(640, 32, 230e9) / 6.5444e10, 1, 1e-3);
 }
 
@@ -259,7 +281,8 @@ TEST(ImageSvg, RightAscensionGrowsToTheLeft) {
   };
   EXPECT_LT(x_of("40"), x_of("0"));
   EXPECT_LT(x_of("0"), x_of("−40"));
-  EXPECT_NE(svg.find("role=\"img\" aria-label=\"mean: image of 16 by 16 pixels"), std::string::npos);
+  EXPECT_NE(svg.find("role=\"img\" aria-label=\"mean: image of 16 by 16 pixels"),
+            std::string::npos);
 }
 
 }  // namespace scoreprior::report

@@ -48,7 +48,8 @@ TEST(NumberText, IsShortAndPlain) {
 }
 
 TEST(SvgPlot, SurvivesAnyNumbers) {
-  const double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               inf = std::numeric_limits<double>::infinity();
   for (const bool log : {false, true}) {
     PlotOptions o;
     o.title = "a < b & \"c\"";

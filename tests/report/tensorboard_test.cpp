@@ -77,7 +77,9 @@ TEST_F(TensorBoard, WritesEventsByteForByte) {
   ASSERT_EQ(records.size(), 3u);
   // 1: double wall_time; 3: "brain.Event:2"
   EXPECT_EQ(records[0].substr(0, 1), "\x09");
-  EXPECT_EQ(records[0].substr(9), "\x1a\x0d" "brain.Event:2");
+  EXPECT_EQ(records[0].substr(9),
+            "\x1a\x0d"
+            "brain.Event:2");
   // 2: step 300 = AC 02; 5: summary { 1: value { 1: "loss", 2: float 0.5 = 00 00 00 3F } }
   EXPECT_EQ(records[1].substr(9),
             std::string("\x10\xac\x02\x2a\x0d\x0a\x0b\x0a\x04loss\x15\x00\x00\x00\x3f", 18));
@@ -103,7 +105,8 @@ TEST_F(TensorBoard, ResumesInANewFileThatSortsLast) {
   EXPECT_LT(second.filename().string(), third.filename().string());
   const auto records = records_of(third);
   ASSERT_EQ(records.size(), 2u);
-  EXPECT_EQ(records[1].substr(9), std::string("\x10\x07\x3a\x02\x08\x01", 6));  // session_log { status: START }
+  EXPECT_EQ(records[1].substr(9),
+            std::string("\x10\x07\x3a\x02\x08\x01", 6));  // session_log { status: START }
   EXPECT_THROW(TensorBoardWriter("/proc/nowhere"), CannotCreateError);
 }
 
@@ -135,8 +138,8 @@ assert [(e.step, round(e.value, 6)) for e in a.Scalars('loss')] == \
 i = a.Images('samples')[0]
 assert (i.width, i.height, i.step) == (4, 4, 8) and i.encoded_image_string[1:4] == b'PNG'
 )py");
-  EXPECT_EQ(std::system((python + " " + (folder_ / "check.py").string() + " " + (folder_ / "e").string() +
-                         " 2>/dev/null")
+  EXPECT_EQ(std::system((python + " " + (folder_ / "check.py").string() + " " +
+                         (folder_ / "e").string() + " 2>/dev/null")
                             .c_str()),
             0);
 }

@@ -1,14 +1,19 @@
 #pragma once
 /// A team of threads for a chain of small dependent stages: one parallel region for the whole pass and a spinning
 /// barrier between stages, since hundreds of fork-joins of ~100 us stages would cost more than the stages.
+#include <linux/futex.h>
 #include <omp.h>
-#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <climits>
 #include <cstdint>
+#include <new>
 
 namespace scoreprior::detail {
 
+/// Spins for about as long as a stage takes, then sleeps: on a busy machine the partner needs this core to arrive.
 class SpinBarrier {
  public:
   explicit SpinBarrier(int members) : members_(members) {}
@@ -17,17 +22,37 @@ class SpinBarrier {
     const uint32_t phase = phase_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
       arrived_.store(0, std::memory_order_relaxed);
-      phase_.store(phase + 1, std::memory_order_release);
+      phase_.store(phase + 1);
+      if (sleepers_.load() > 0) wake();
       return;
     }
-    // Yield after a while: on a busy machine the partner may need this core to arrive.
-    for (int spins = 0; phase_.load(std::memory_order_acquire) == phase;)
-      if (++spins > 4000) sched_yield();
+    for (int spins = 0; spins < kSpins; ++spins) {
+      if (phase_.load(std::memory_order_acquire) != phase) return;
+      relax();
+    }
+    sleepers_.fetch_add(1);
+    while (phase_.load() == phase) sleep(phase);
+    sleepers_.fetch_sub(1);
   }
 
  private:
+  static constexpr int kSpins = 1000;
+  static void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+  }
+  // A stale wake-up or a missed sleep only costs another look at phase_: the kernel compares it under its own lock.
+  void sleep(uint32_t phase) {
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&phase_), FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);
+  }
+  void wake() {
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&phase_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  }
+
   const int members_;
   alignas(64) std::atomic<int> arrived_{0};
+  std::atomic<int> sleepers_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
 };
 

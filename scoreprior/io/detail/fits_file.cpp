@@ -1,8 +1,10 @@
 #include "scoreprior/io/detail/fits_file.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <vector>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/io/atomic_file.h"
@@ -22,21 +24,35 @@ std::string fits_error_text(int status) {
   return text;
 }
 
+// What cfitsio must not be given: a .gz, which it would unpack into memory and so defeat the size
+// checks, and a table with absurdly many columns, for which it allocates before it looks further.
+void refuse_dangerous_file(const std::filesystem::path& path) {
+  const std::string name = path.string();
+  std::ifstream in(path, std::ios::binary);
+  std::vector<char> cards(80 * 36 * 64);
+  for (bool first = true; in; first = false) {
+    in.read(cards.data(), static_cast<std::streamsize>(cards.size()));
+    const size_t got = static_cast<size_t>(in.gcount());
+    if (first && got >= 2 && cards[0] == '\x1f' && cards[1] == '\x8b')
+      throw DataError(name + ": compressed with gzip; unpack it first");
+    if (first && (got < 80 || std::memcmp(cards.data(), "SIMPLE  =", 9) != 0))
+      throw DataError(name + ": not a FITS file");
+    for (size_t at = 0; at + 80 <= got; at += 80) {
+      if (std::memcmp(cards.data() + at, "TFIELDS ", 8) != 0) continue;
+      const long long columns =
+          std::strtoll(std::string(cards.data() + at + 10, 70).c_str(), nullptr, 10);
+      if (columns < 0 || columns > 999)
+        throw DataError(name + ": damaged header: TFIELDS = " + std::to_string(columns));
+    }
+  }
+}
+
 }  // namespace
 
 FitsFile FitsFile::open(const std::filesystem::path& path) {
   require_file(path, "file");
   const std::string name = path.string();
-  {
-    // cfitsio would unpack a .gz into memory and so defeat the size checks below.
-    std::ifstream in(path, std::ios::binary);
-    char magic[9] = "";
-    in.read(magic, 9);
-    if (in.gcount() >= 2 && magic[0] == '\x1f' && magic[1] == '\x8b')
-      throw DataError(name + ": compressed with gzip; unpack it first");
-    if (in.gcount() < 9 || std::memcmp(magic, "SIMPLE  =", 9) != 0)
-      throw DataError(name + ": not a FITS file");
-  }
+  refuse_dangerous_file(path);
   std::error_code ec;
   const uint64_t size = std::filesystem::file_size(path, ec);
   fitsfile* file = nullptr;

@@ -1,13 +1,93 @@
 #include "scoreprior/nets/detail/conv.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
 
+#include "scoreprior/core/errors.h"
+#include "scoreprior/nets/detail/kernels.h"
 #include "scoreprior/nets/detail/layers.h"
+#include "scoreprior/nets/detail/winograd.h"
+#include "scoreprior/nets/double_backward.h"
 
 namespace scoreprior::nets {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Below this many tiles the transformed weights, four times the plain ones, are most of the traffic.
+constexpr int64_t kFewestTiles = 12;
+
+bool winograd_applies(const at::Tensor& x, const at::Tensor& w, int64_t stride, int64_t padding) {
+  if (!x.is_cpu() || x.scalar_type() != at::kFloat) return false;
+  if (DoubleBackwardScope::active() && w.requires_grad()) return false;
+  const int64_t H = x.size(2), W = x.size(3);
+  return stride == 1 && padding == 1 && w.size(2) == 3 && w.size(3) == 3 && w.size(0) % 16 == 0 &&
+         w.size(1) % 16 == 0 && H % 4 == 0 && W % 4 == 0 &&
+         x.size(0) * (H / 4) * (W / 4) >= kFewestTiles;
+}
+
+at::Tensor sum_over_pixels(const at::Tensor& g) {
+  const int64_t B = g.size(0), C = g.size(1), P = g.size(2) * g.size(3);
+  at::Tensor rows = at::zeros({B, C}, g.options().dtype(at::kDouble));
+  const float* gp = g.data_ptr<float>();
+  double* rp = rows.data_ptr<double>();
+  const std::vector<float> zero(static_cast<size_t>(C), 0.f);
+  at::parallel_for(0, B, 1, [&](int64_t b0, int64_t b1) {
+    std::vector<double> square(static_cast<size_t>(C));
+    for (int64_t b = b0; b < b1; ++b)
+      kernels::channel_moments(gp + b * P * C, P, C, zero.data(), rp + b * C, square.data());
+  });
+  return rows.sum(0).to(g.scalar_type());
+}
+
+// The convolution or (transposed) its adjoint; linear in x, so each is the other's derivative.
+struct WinogradConv : torch::autograd::Function<WinogradConv> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& bias, bool transposed) {
+    ctx->save_for_backward({x, weight});
+    ctx->saved_data["transposed"] = transposed;
+    const int64_t O = weight.size(0), I = weight.size(1);
+    const int64_t in = transposed ? O : I, out = transposed ? I : O;
+    const at::Tensor w = weight.contiguous();
+    at::Tensor packed = at::empty({winograd::packed_size(I, O)}, x.options());
+    winograd::pack(w.data_ptr<float>(), I, O, transposed, packed.data_ptr<float>());
+    at::Tensor y = at::empty({x.size(0), out, x.size(2), x.size(3)}, x.options(),
+                             at::MemoryFormat::ChannelsLast);
+    winograd::convolve({x.size(0), x.size(2), x.size(3)}, x.data_ptr<float>(), in,
+                       packed.data_ptr<float>(), out,
+                       bias.numel() ? bias.data_ptr<float>() : nullptr, y.data_ptr<float>());
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &x = saved[0], &weight = saved[1];
+    const bool transposed = ctx->saved_data["transposed"].toBool();
+    const at::Tensor g = channels_last(grads[0]);
+    variable_list out(4);
+    if (ctx->needs_input_grad(0))
+      out[0] = WinogradConv::apply(g, weight, at::empty({0}, g.options()), !transposed);
+    if (ctx->needs_input_grad(1)) {
+      SP_CHECK(!at::GradMode::is_enabled() && !transposed, "conv2d",
+               "create_graph needs a DoubleBackwardScope around the forward pass");
+      out[1] = at::empty(weight.sizes(), weight.options());
+      winograd::weight_gradient({x.size(0), x.size(2), x.size(3)}, x.data_ptr<float>(),
+                                weight.size(1), g.data_ptr<float>(), weight.size(0),
+                                out[1].data_ptr<float>());
+    }
+    if (ctx->needs_input_grad(2)) out[2] = sum_over_pixels(g);
+    return out;
+  }
+};
+
+}  // namespace
 
 at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                   int64_t stride, int64_t padding) {
+  if (winograd_applies(x, weight, stride, padding))
+    return WinogradConv::apply(channels_last(x), weight, bias, false);
   return channels_last(at::conv2d(x, weight, bias, {stride, stride}, {padding, padding}));
 }
 

@@ -36,9 +36,19 @@ SP_INLINE V slope(V u) {
   return simd::splat(1.f);
 }
 
+template <Act A>
+SP_INLINE V curvature(V u) {
+  if constexpr (A == Act::kSwish) {
+    const V s = 1.f / (1.f + simd::exp(-u));
+    return s * (1.f - s) * (2.f + u * (1.f - 2.f * s));
+  }
+  if constexpr (A == Act::kElu) return u > simd::splat(0.f) ? simd::splat(0.f) : simd::exp(u);
+  return V{};
+}
+
 // Two rounds of a 32-bit finaliser over counter and key; decides one element each.
 SP_INLINE V keep(const Dropout& d, uint32_t counter) {
-  VU h = (VU{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + counter) * 0x9E3779B1u;
+  VU h = (VU{0, 1, 2, 3, 4, 5, 6, 7} + counter) * 0x9E3779B1u;
   h ^= static_cast<uint32_t>(d.seed);
   h ^= h >> 16;
   h *= 0x7FEB352Du;
@@ -118,6 +128,89 @@ SP_INLINE void affine_act_backward_loop(const float* x, const float* g, int64_t 
   }
 }
 
+SP_INLINE V load_n(const float* p, int n) {
+  return n == kWidth ? simd::load(p) : simd::load_some(p, n);
+}
+SP_INLINE void store_n(float* p, const V& v, int n) {
+  if (n == kWidth)
+    simd::store(p, v);
+  else
+    simd::store_some(p, v, n);
+}
+
+template <Act A, bool Drop>
+SP_INLINE void second_sums_loop(const float* x, const float* g, const float* w, int64_t pixels,
+                                int64_t channels, const float* a, const float* b, const float* mean,
+                                const Dropout& dropout, int64_t first, double* s1, double* s2,
+                                double* t1, double* t2) {
+  for (int64_t c = 0; c < channels; c += kWidth) {
+    const int n = static_cast<int>(std::min<int64_t>(kWidth, channels - c));
+    const V av = load_n(a + c, n), bv = load_n(b + c, n), mv = load_n(mean + c, n);
+    for (int64_t p0 = 0; p0 < pixels; p0 += kFlush) {
+      V a1{}, a2{}, b1{}, b2{};
+      const int64_t p1 = std::min(pixels, p0 + kFlush);
+      for (int64_t p = p0; p < p1; ++p) {
+        const int64_t at = p * channels + c;
+        const V xv = load_n(x + at, n), wv = load_n(w + at, n);
+        V dv = load_n(g + at, n) * slope<A>(xv * av + bv);
+        if constexpr (Drop)
+          dv = dv * keep(dropout, static_cast<uint32_t>((first + p) * channels + c));
+        a1 += wv;
+        a2 += wv * (xv - mv);
+        b1 += dv;
+        b2 += dv * (xv - mv);
+      }
+      for (int j = 0; j < n; ++j) {
+        s1[c + j] += a1[j];
+        s2[c + j] += a2[j];
+        t1[c + j] += b1[j];
+        t2[c + j] += b2[j];
+      }
+    }
+  }
+}
+
+template <Act A, bool Drop>
+SP_INLINE void second_loop(const float* x, const float* g, const float* w, int64_t pixels,
+                           int64_t channels, const float* a, const float* b, const float* mean,
+                           const float* gamma, const float* p_, const float* q_, const float* r_,
+                           const float* e1_, const float* e2_, const Dropout& dropout,
+                           int64_t first, float* dg, float* d, double* s1, double* s2, double* s3) {
+  for (int64_t c = 0; c < channels; c += kWidth) {
+    const int n = static_cast<int>(std::min<int64_t>(kWidth, channels - c));
+    const V av = load_n(a + c, n), bv = load_n(b + c, n), mv = load_n(mean + c, n),
+            gv = load_n(gamma + c, n), pv = load_n(p_ + c, n), qv = load_n(q_ + c, n),
+            rv = load_n(r_ + c, n), e1 = load_n(e1_ + c, n), e2 = load_n(e2_ + c, n);
+    for (int64_t p0 = 0; p0 < pixels; p0 += kFlush) {
+      V a1{}, a2{}, a3{};
+      const int64_t p1 = std::min(pixels, p0 + kFlush);
+      for (int64_t p = p0; p < p1; ++p) {
+        const int64_t at = p * channels + c;
+        const V xv = load_n(x + at, n), wv = load_n(w + at, n), u = xv * av + bv;
+        const V s = (pv * wv + qv * (xv - mv) + rv) * gv;  // gamma times the tangent
+        V cot = load_n(g + at, n), fp = slope<A>(u);
+        if constexpr (Drop) {
+          const V m = keep(dropout, static_cast<uint32_t>((first + p) * channels + c));
+          cot = cot * m;
+          store_n(dg + at, fp * s * m, n);
+        } else {
+          store_n(dg + at, fp * s, n);
+        }
+        const V dv = cot * curvature<A>(u) * gv * s + e1 * (cot * fp) + e2 * wv;
+        store_n(d + at, dv, n);
+        a1 += dv;
+        a2 += dv * (xv - mv);
+        a3 += cot * fp * s;
+      }
+      for (int j = 0; j < n; ++j) {
+        s1[c + j] += a1[j];
+        s2[c + j] += a2[j];
+        s3[c + j] += a3[j];
+      }
+    }
+  }
+}
+
 }  // namespace
 
 SP_SIMD void channel_moments(const float* x, int64_t pixels, int64_t channels, const float* shift,
@@ -183,6 +276,39 @@ SP_SIMD void affine_act_backward(Act act, const float* x, const float* g, int64_
   SP_BY_ACT(SP_CALL)
 #undef SP_CALL
 }
+
+SP_SIMD void affine_act_second_sums(Act act, const float* x, const float* g, const float* w,
+                                    int64_t pixels, int64_t channels, const float* a,
+                                    const float* b, const float* mean, const Dropout& dropout,
+                                    int64_t first, double* s1, double* s2, double* t1,
+                                    double* t2) {
+#define SP_CALL(A)                                                                              \
+  if (dropout.threshold)                                                                        \
+    second_sums_loop<A, true>(x, g, w, pixels, channels, a, b, mean, dropout, first, s1, s2, t1, \
+                              t2);                                                              \
+  else                                                                                          \
+    second_sums_loop<A, false>(x, g, w, pixels, channels, a, b, mean, dropout, first, s1, s2,   \
+                               t1, t2)
+  SP_BY_ACT(SP_CALL)
+#undef SP_CALL
+}
+
+SP_SIMD void affine_act_second(Act act, const float* x, const float* g, const float* w,
+                               int64_t pixels, int64_t channels, const float* a, const float* b,
+                               const float* mean, const float* gamma, const float* p,
+                               const float* q, const float* r, const float* e1, const float* e2,
+                               const Dropout& dropout, int64_t first, float* dg, float* d,
+                               double* s1, double* s2, double* s3) {
+#define SP_CALL(A)                                                                              \
+  if (dropout.threshold)                                                                        \
+    second_loop<A, true>(x, g, w, pixels, channels, a, b, mean, gamma, p, q, r, e1, e2, dropout, \
+                         first, dg, d, s1, s2, s3);                                             \
+  else                                                                                          \
+    second_loop<A, false>(x, g, w, pixels, channels, a, b, mean, gamma, p, q, r, e1, e2,        \
+                          dropout, first, dg, d, s1, s2, s3)
+  SP_BY_ACT(SP_CALL)
+#undef SP_CALL
+}
 #undef SP_BY_ACT
 
 SP_SIMD void affine_combine(const float* x, int64_t pixels, int64_t channels, const float* mean,
@@ -214,6 +340,42 @@ SP_SIMD void dropout_mask(const Dropout& dropout, int64_t first, int64_t n, floa
       simd::store(m + j, v);
     else
       simd::store_some(m + j, v, static_cast<int>(n - j));
+  }
+}
+
+SP_SIMD void softmax_rows(float* s, int64_t rows, int64_t n, float scale) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* p = s + r * n;
+    V top = simd::load(p);
+    for (int64_t j = kWidth; j < n; j += kWidth) {
+      const V v = simd::load(p + j);
+      top = v > top ? v : top;
+    }
+    float largest = top[0];
+    for (int j = 1; j < kWidth; ++j) largest = std::max(largest, top[j]);
+    V sum{};
+    for (int64_t j = 0; j < n; j += kWidth) {
+      const V e = simd::exp((simd::load(p + j) - largest) * scale);
+      simd::store(p + j, e);
+      sum += e;
+    }
+    float total = 0;
+    for (int j = 0; j < kWidth; ++j) total += sum[j];
+    const float inverse = 1 / total;
+    for (int64_t j = 0; j < n; j += kWidth) simd::store(p + j, simd::load(p + j) * inverse);
+  }
+}
+
+SP_SIMD void softmax_rows_backward(const float* p, int64_t rows, int64_t n, float scale, float* d) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* pr = p + r * n;
+    float* dr = d + r * n;
+    V sum{};
+    for (int64_t j = 0; j < n; j += kWidth) sum += simd::load(pr + j) * simd::load(dr + j);
+    float total = 0;
+    for (int j = 0; j < kWidth; ++j) total += sum[j];
+    for (int64_t j = 0; j < n; j += kWidth)
+      simd::store(dr + j, simd::load(pr + j) * (simd::load(dr + j) - total) * scale);
   }
 }
 

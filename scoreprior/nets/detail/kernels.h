@@ -37,11 +37,30 @@ void affine_act_backward(Act act, const float* x, const float* g, int64_t pixels
 void affine_combine(const float* x, int64_t pixels, int64_t channels, const float* mean,
                     const float* p, const float* q, const float* r, float* d);
 
+/// Second derivatives of affine_act. s = p[c] w + q[c] (x - mean[c]) + r[c] is the tangent of the normalised value along w,
+///   dg = act'(u) gamma s,   d = g act''(u) gamma^2 s + e1[c] g act'(u) + e2[c] w,
+/// s1 += d, s2 += d (x - mean), s3 += g act'(u) gamma s. Overwrites dg and d.
+void affine_act_second(Act act, const float* x, const float* g, const float* w, int64_t pixels,
+                       int64_t channels, const float* a, const float* b, const float* mean,
+                       const float* gamma, const float* p, const float* q, const float* r,
+                       const float* e1, const float* e2, const Dropout& dropout, int64_t first,
+                       float* dg, float* d, double* s1, double* s2, double* s3);
+/// s1 += w, s2 += w (x - mean); t1 += g act'(u), t2 += g act'(u) (x - mean).
+void affine_act_second_sums(Act act, const float* x, const float* g, const float* w, int64_t pixels,
+                            int64_t channels, const float* a, const float* b, const float* mean,
+                            const Dropout& dropout, int64_t first, double* s1, double* s2,
+                            double* t1, double* t2);
+
 /// y = (a + b) scale
 void add_scale(const float* a, const float* b, int64_t n, float scale, float* y);
 
 /// m[j] = 0 or dropout.scale for elements first + j of an image
 void dropout_mask(const Dropout& dropout, int64_t first, int64_t n, float* m);
+
+/// Rows of n become softmax(scale row).
+void softmax_rows(float* s, int64_t rows, int64_t n, float scale);
+/// d = p (d - sum_row(p d)) scale, row by row.
+void softmax_rows_backward(const float* p, int64_t rows, int64_t n, float scale, float* d);
 
 }  // namespace kernels
 }  // namespace scoreprior::nets

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/nets/detail/micro_kernel.h"
 #include "scoreprior/nets/double_backward.h"
 
 namespace scoreprior::nets {
@@ -15,11 +16,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-void refuse_double_backward(const char* layer) {
-  SP_CHECK(!at::GradMode::is_enabled(), layer,
-           "create_graph needs a DoubleBackwardScope around the forward pass");
-}
 
 std::vector<kernels::Dropout> dropouts(const at::Tensor& seeds, double rate, int64_t batch) {
   std::vector<kernels::Dropout> d(batch);
@@ -66,6 +62,93 @@ struct Chunks {
 
 // Per image and channel: y = act(a x + b) with a = gamma/sigma, b = beta - a mean; mean is the value of x whose
 // normalised value is 0 (group mean less the time bias), deviation = sum over pixels of x - mean.
+// d<w, dx> where dx = d<g, y>/dx is the first derivative. With xh the normalised value, s = dxh along w and
+// a = g act'(u) gamma: dL/dg = act'(u) gamma s; the cotangent of xh is g act''(u) gamma^2 s - inv (a mean(w xh) + w
+// mean(a xh)), and 1/sigma adds -(inv <a,s>/n) xh; means over the group of n values.
+struct NormActGradFunction : torch::autograd::Function<NormActGradFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& g,
+                            const at::Tensor& gamma, const at::Tensor& coef,
+                            const at::Tensor& seeds, const at::Tensor& first_derivative,
+                            int64_t groups, int64_t act, double rate) {
+    ctx->save_for_backward({x, g, gamma, coef, seeds});
+    ctx->saved_data["groups"] = groups;
+    ctx->saved_data["act"] = act;
+    ctx->saved_data["rate"] = rate;
+    return first_derivative.clone(at::MemoryFormat::ChannelsLast);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    SP_CHECK(!at::GradMode::is_enabled(), "norm", "third derivatives are not there");
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &x = saved[0], &g = saved[1], &gamma = saved[2], &coef = saved[3];
+    const at::Tensor w = channels_last(grads[0]);
+    const int64_t B = x.size(0), C = x.size(1), P = x.size(2) * x.size(3);
+    const int64_t G = ctx->saved_data["groups"].toInt(), per = C / G;
+    const auto act = static_cast<Act>(ctx->saved_data["act"].toInt());
+    const auto drop = dropouts(saved[4], ctx->saved_data["rate"].toDouble(), B);
+    at::Tensor dx = at::empty_like(x, at::MemoryFormat::ChannelsLast);
+    at::Tensor dg = at::empty_like(x, at::MemoryFormat::ChannelsLast);
+    const float *xp = x.data_ptr<float>(), *gp = g.data_ptr<float>(), *wp = w.data_ptr<float>();
+    const float *gammap = gamma.data_ptr<float>(), *kp = coef.data_ptr<float>();
+    float *dxp = dx.data_ptr<float>(), *dgp = dg.data_ptr<float>();
+    at::parallel_for(0, B, 1, [&](int64_t b0, int64_t b1) {
+      std::vector<double> sums(7 * C);
+      std::vector<float> f(8 * C);
+      for (int64_t b = b0; b < b1; ++b) {
+        const int64_t at = b * P * C;
+        const float *row = kp + b * 5 * C, *mean = row + 2 * C;
+        std::fill(sums.begin(), sums.end(), 0.0);
+        double* s = sums.data();
+        kernels::affine_act_second_sums(act, xp + at, gp + at, wp + at, P, C, row, row + C, mean,
+                                        drop[b], 0, s, s + C, s + 2 * C, s + 3 * C);
+        std::vector<double> ma(G), mw(G);
+        for (int64_t gi = 0; gi < G; ++gi) {
+          const double inv = row[4 * C + gi * per], n = double(P * per);
+          double w1 = 0, w2 = 0, a2 = 0;
+          for (int64_t c = gi * per; c < (gi + 1) * per; ++c) {
+            w1 += s[c];
+            w2 += s[C + c] * inv;
+            a2 += gammap[c] * s[3 * C + c] * inv;
+          }
+          mw[gi] = w2 / n;
+          ma[gi] = a2 / n;
+          for (int64_t c = gi * per; c < (gi + 1) * per; ++c) {
+            f[c] = float(inv);
+            f[C + c] = float(-inv * inv * mw[gi]);
+            f[2 * C + c] = float(-inv * w1 / n);
+            f[3 * C + c] = float(-inv * mw[gi] * gammap[c]);
+            f[4 * C + c] = float(-inv * ma[gi]);
+          }
+        }
+        kernels::affine_act_second(act, xp + at, gp + at, wp + at, P, C, row, row + C, mean, gammap,
+                                   f.data(), f.data() + C, f.data() + 2 * C, f.data() + 3 * C,
+                                   f.data() + 4 * C, drop[b], 0, dgp + at, dxp + at, s + 4 * C,
+                                   s + 5 * C, s + 6 * C);
+        for (int64_t gi = 0; gi < G; ++gi) {
+          const double inv = row[4 * C + gi * per], n = double(P * per);
+          double q1 = 0, q2 = 0, as = 0;
+          for (int64_t c = gi * per; c < (gi + 1) * per; ++c) {
+            q1 += s[4 * C + c];
+            q2 += s[5 * C + c] * inv;
+            as += s[6 * C + c];
+          }
+          for (int64_t c = gi * per; c < (gi + 1) * per; ++c) {
+            f[5 * C + c] = float(inv);
+            f[6 * C + c] = float(-inv * inv * (q2 + as) / n);
+            f[7 * C + c] = float(-inv * q1 / n);
+          }
+        }
+        kernels::affine_combine(xp + at, P, C, mean, f.data() + 5 * C, f.data() + 6 * C,
+                                f.data() + 7 * C, dxp + at);
+      }
+    });
+    variable_list out(9);
+    out[0] = dx;
+    out[1] = dg;
+    return out;
+  }
+};
+
 struct NormActFunction : torch::autograd::Function<NormActFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& time_bias,
                             const at::Tensor& gamma, const at::Tensor& beta,
@@ -137,7 +220,25 @@ struct NormActFunction : torch::autograd::Function<NormActFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    refuse_double_backward("norm");
+    if (at::GradMode::is_enabled()) {
+      SP_CHECK(!ctx->needs_input_grad(1) && !ctx->needs_input_grad(2) && !ctx->needs_input_grad(3),
+               "norm", "create_graph needs a DoubleBackwardScope around the forward pass");
+      variable_list first;
+      {
+        at::NoGradGuard no_grad;
+        first = first_derivatives(ctx, grads);
+      }
+      const auto saved = ctx->get_saved_variables();
+      first[0] = NormActGradFunction::apply(
+          saved[0], channels_last(grads[0]), saved[1], saved[2], saved[3], first[0],
+          ctx->saved_data["groups"].toInt(), ctx->saved_data["act"].toInt(),
+          ctx->saved_data["rate"].toDouble());
+      return first;
+    }
+    return first_derivatives(ctx, grads);
+  }
+
+  static variable_list first_derivatives(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &x = saved[0], &gamma = saved[1], &coef = saved[2], &seeds = saved[3];
     const at::Tensor g = channels_last(grads[0]);
@@ -237,6 +338,130 @@ struct AddScaleFunction : torch::autograd::Function<AddScaleFunction> {
   }
 };
 
+// y = x w + b, or (transposed) y = x w^T; linear in x, so each is the other's derivative.
+struct RowsTimes : torch::autograd::Function<RowsTimes> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& w,
+                            const at::Tensor& b, bool transposed) {
+    ctx->save_for_backward({x, w});
+    ctx->saved_data["transposed"] = transposed;
+    const int64_t P = x.size(0), K = x.size(1), N = transposed ? w.size(0) : w.size(1);
+    at::Tensor packed = at::empty({K * N}, x.options());
+    micro::pack_panels(w.data_ptr<float>(), transposed ? 1 : N, transposed ? K : 1, K, N,
+                       packed.data_ptr<float>());
+    at::Tensor y = at::empty({P, N}, x.options());
+    const float *xp = x.data_ptr<float>(), *pp = packed.data_ptr<float>();
+    const float* bp = b.numel() ? b.data_ptr<float>() : nullptr;
+    float* yp = y.data_ptr<float>();
+    constexpr int64_t kRows = 8 * micro::kRowStep;
+    at::parallel_for(0, (P + kRows - 1) / kRows, 4, [&](int64_t c0, int64_t c1) {
+      for (int64_t c = c0; c < c1; ++c)
+        micro::kernels().products(1, xp + c * kRows * K, K, 0, pp, 0, K, N,
+                                  std::min(kRows, P - c * kRows), bp, yp + c * kRows * N, N, 0);
+    });
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &x = saved[0], &w = saved[1];
+    const bool transposed = ctx->saved_data["transposed"].toBool();
+    const at::Tensor g = grads[0].contiguous();
+    variable_list out(4);
+    if (ctx->needs_input_grad(0))
+      out[0] = RowsTimes::apply(g, w, at::empty({0}, g.options()), !transposed);
+    if (ctx->needs_input_grad(1)) {
+      SP_CHECK(!at::GradMode::is_enabled() && !transposed, "dense",
+               "create_graph needs a DoubleBackwardScope around the forward pass");
+      out[1] = weight_gradient(x, g);
+    }
+    if (ctx->needs_input_grad(2)) out[2] = g.sum(0);
+    return out;
+  }
+
+ private:
+  static at::Tensor weight_gradient(const at::Tensor& x, const at::Tensor& g) {
+    const int64_t P = x.size(0), K = x.size(1), N = g.size(1);
+    const int64_t slots = std::min<int64_t>((P + 255) / 256, at::get_num_threads());
+    at::Tensor sums = at::zeros({slots, K, N}, x.options());
+    const float *xp = x.data_ptr<float>(), *gp = g.data_ptr<float>();
+    float* sp = sums.data_ptr<float>();
+    at::parallel_for(0, slots, 1, [&](int64_t s0, int64_t s1) {
+      for (int64_t s = s0; s < s1; ++s)
+        for (int64_t p = s * P / slots; p < (s + 1) * P / slots;) {
+          const int64_t count = std::min<int64_t>(256, (s + 1) * P / slots - p);
+          micro::kernels().outer(1, xp + p * K, K, 0, gp + p * N, N, 0, count, K, N,
+                                 sp + s * K * N, 0);
+          p += count;
+        }
+    });
+    return slots == 1 ? sums[0] : sums.sum(0);
+  }
+};
+
+// One image after the other on each thread; the weights of softmax are kept for the backward pass.
+struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv) {
+    const int64_t B = qkv.size(0), N = qkv.size(1), C = qkv.size(2) / 3;
+    at::Tensor weights = at::empty({B, N, N}, qkv.options());
+    at::Tensor y = at::empty({B, N, C}, qkv.options());
+    const float* in = qkv.data_ptr<float>();
+    float *wp = weights.data_ptr<float>(), *yp = y.data_ptr<float>();
+    const auto scale = static_cast<float>(1 / std::sqrt(double(C)));
+    at::parallel_for(0, B, 1, [&](int64_t b0, int64_t b1) {
+      float* packed = micro::scratch(N * C);
+      for (int64_t b = b0; b < b1; ++b) {
+        const float* q = in + b * N * 3 * C;
+        float *p = wp + b * N * N, *out = yp + b * N * C;
+        micro::pack_panels(q + C, 1, 3 * C, C, N, packed);
+        micro::kernels().products(1, q, 3 * C, 0, packed, 0, C, N, N, nullptr, p, N, 0);
+        kernels::softmax_rows(p, N, N, scale);
+        micro::pack_panels(q + 2 * C, 3 * C, 1, N, C, packed);
+        micro::kernels().products(1, p, N, 0, packed, 0, N, C, N, nullptr, out, C, 0);
+      }
+    });
+    ctx->save_for_backward({qkv, weights});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    SP_CHECK(!at::GradMode::is_enabled(), "attention",
+             "create_graph needs a DoubleBackwardScope around the forward pass");
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &qkv = saved[0], &weights = saved[1];
+    const at::Tensor g = grads[0].contiguous();
+    const int64_t B = qkv.size(0), N = qkv.size(1), C = qkv.size(2) / 3;
+    at::Tensor d = at::empty({B, N, 3 * C}, qkv.options());
+    const float *in = qkv.data_ptr<float>(), *wp = weights.data_ptr<float>();
+    const float* gp = g.data_ptr<float>();
+    float* dp = d.data_ptr<float>();
+    const auto scale = static_cast<float>(1 / std::sqrt(double(C)));
+    at::parallel_for(0, B, 1, [&](int64_t b0, int64_t b1) {
+      float* packed = micro::scratch(2 * N * C + N * N);
+      float *sum = packed + N * C, *ds = sum + N * C;
+      const auto put = [&](int64_t b, int64_t part) {
+        for (int64_t r = 0; r < N; ++r)
+          std::copy_n(sum + r * C, C, dp + (b * N + r) * 3 * C + part * C);
+      };
+      for (int64_t b = b0; b < b1; ++b) {
+        const float *q = in + b * N * 3 * C, *p = wp + b * N * N, *go = gp + b * N * C;
+        std::fill_n(sum, N * C, 0.f);
+        micro::kernels().outer(1, p, N, 0, go, C, 0, N, N, C, sum, 0);
+        put(b, 2);
+        micro::pack_panels(q + 2 * C, 1, 3 * C, C, N, packed);
+        micro::kernels().products(1, go, C, 0, packed, 0, C, N, N, nullptr, ds, N, 0);
+        kernels::softmax_rows_backward(p, N, N, scale, ds);
+        micro::pack_panels(q + C, 3 * C, 1, N, C, packed);
+        micro::kernels().products(1, ds, N, 0, packed, 0, N, C, N, nullptr,
+                                  dp + b * N * 3 * C, 3 * C, 0);
+        std::fill_n(sum, N * C, 0.f);
+        micro::kernels().outer(1, ds, N, 0, q, 3 * C, 0, N, N, C, sum, 0);
+        put(b, 1);
+      }
+    });
+    return {d};
+  }
+};
+
 at::Tensor draw_seeds(const DropoutPass& dropout, const std::string& layer, int64_t batch) {
   if (!dropout.active()) return at::empty({0}, at::kLong);
   return (dropout.rng->split(layer).uniform({batch, 1}, at::kDouble) * 9007199254740992.0)
@@ -263,8 +488,9 @@ at::Tensor mask_tensor(const at::Tensor& seeds, double rate, const at::Tensor& l
 
 }  // namespace
 
-bool use_fused(const at::Tensor& x) {
-  return x.is_cpu() && x.scalar_type() == at::kFloat && !DoubleBackwardScope::active();
+bool use_fused(const at::Tensor& x, bool twice_differentiable) {
+  return x.is_cpu() && x.scalar_type() == at::kFloat &&
+         (twice_differentiable || !DoubleBackwardScope::active());
 }
 
 at::Tensor channels_last(const at::Tensor& x) {
@@ -285,7 +511,9 @@ at::Tensor activate(const at::Tensor& x, Act act) {
 at::Tensor NormAct::operator()(const at::Tensor& x, const at::Tensor& time_bias,
                                const DropoutPass& dropout, const std::string& layer) const {
   const at::Tensor seeds = draw_seeds(dropout, layer, x.size(0));
-  if (use_fused(x))
+  const bool frozen = !weight.requires_grad() && !bias.requires_grad() &&
+                      !(time_bias.defined() && time_bias.requires_grad());
+  if (use_fused(x, frozen))
     return NormActFunction::apply(
         channels_last(x), time_bias.defined() ? time_bias.contiguous() : at::empty({0}, x.options()),
         weight, bias, seeds, groups, eps, static_cast<int64_t>(act), dropout.rate);
@@ -295,23 +523,31 @@ at::Tensor NormAct::operator()(const at::Tensor& x, const at::Tensor& time_bias,
 }
 
 at::Tensor add_scale(const at::Tensor& a, const at::Tensor& b, double scale) {
-  if (use_fused(a)) return AddScaleFunction::apply(channels_last(a), channels_last(b), scale);
+  if (use_fused(a, true)) return AddScaleFunction::apply(channels_last(a), channels_last(b), scale);
   const at::Tensor sum = a + b;
   return scale == 1 ? sum : sum * scale;
 }
 
 at::Tensor attention(const at::Tensor& qkv) {
   const int64_t C = qkv.size(2) / 3;
+  if (use_fused(qkv, false) && C % 16 == 0 && qkv.size(1) % 16 == 0)
+    return AttentionFunction::apply(qkv.contiguous());
   const at::Tensor q = qkv.narrow(2, 0, C), k = qkv.narrow(2, C, C), v = qkv.narrow(2, 2 * C, C);
   const at::Tensor w = at::softmax(at::bmm(q * (1 / std::sqrt(double(C))), k.transpose(1, 2)), -1);
   return at::bmm(w, v);
 }
 
+at::Tensor rows_times(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) {
+  if (use_fused(x, !w.requires_grad()) && w.size(0) % 16 == 0 && w.size(1) % 16 == 0)
+    return RowsTimes::apply(x.contiguous(), w.contiguous(),
+                            b.defined() ? b : at::empty({0}, x.options()), false);
+  return b.defined() ? at::addmm(b, x, w) : at::mm(x, w);
+}
+
 at::Tensor pixelwise(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b) {
   const int64_t B = x.size(0), C = x.size(1), H = x.size(2), W = x.size(3);
   const at::Tensor rows = channels_last(x).permute({0, 2, 3, 1}).reshape({B * H * W, C});
-  const at::Tensor y = b.defined() ? at::addmm(b, rows, w) : at::mm(rows, w);
-  return y.view({B, H, W, w.size(1)}).permute({0, 3, 1, 2});
+  return rows_times(rows, w, b).view({B, H, W, w.size(1)}).permute({0, 3, 1, 2});
 }
 
 }  // namespace scoreprior::nets

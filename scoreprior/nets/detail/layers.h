@@ -13,8 +13,8 @@
 
 namespace scoreprior::nets {
 
-/// float32, CPU, and no DoubleBackwardScope open.
-bool use_fused(const at::Tensor& x);
+/// float32 on the CPU; with a DoubleBackwardScope open only where the fused form is twice differentiable.
+bool use_fused(const at::Tensor& x, bool twice_differentiable);
 
 at::Tensor channels_last(const at::Tensor& x);
 
@@ -44,7 +44,10 @@ at::Tensor activate(const at::Tensor& x, Act act);
 /// softmax(q k^T / sqrt(C)) v over the pixels of each image; qkv [B,N,3C] -> [B,N,C].
 at::Tensor attention(const at::Tensor& qkv);
 
-/// x [B,C,H,W] times w [C,C'] + b (if defined) on the channel axis.
+/// x [P,C] times w [C,C'] + b (if defined).
+at::Tensor rows_times(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b);
+
+/// The same on the channel axis of x [B,C,H,W].
 at::Tensor pixelwise(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b);
 
 }  // namespace scoreprior::nets

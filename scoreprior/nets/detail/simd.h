@@ -1,5 +1,5 @@
 #pragma once
-/// Vectors of 16 floats through the compiler's own extension: one, two or four registers by instruction set.
+/// Vectors of 8 floats through the compiler's own extension: one register from AVX2 on.
 /// Functions marked SP_SIMD are compiled for each set; everything they call here is inlined into them.
 
 #include <cstdint>
@@ -16,10 +16,10 @@
 
 namespace scoreprior::nets::simd {
 
-typedef float V __attribute__((vector_size(64)));
-typedef int32_t VI __attribute__((vector_size(64)));
-typedef uint32_t VU __attribute__((vector_size(64)));
-constexpr int kWidth = 16;
+typedef float V __attribute__((vector_size(32)));
+typedef int32_t VI __attribute__((vector_size(32)));
+typedef uint32_t VU __attribute__((vector_size(32)));
+constexpr int kWidth = 8;
 
 SP_INLINE V splat(float s) { return V{} + s; }
 SP_INLINE V load(const float* p) {
@@ -28,7 +28,7 @@ SP_INLINE V load(const float* p) {
   return v;
 }
 SP_INLINE void store(float* p, const V& v) { std::memcpy(p, &v, sizeof v); }
-/// The first n of 16, zero beyond.
+/// The first n of 8, zero beyond.
 SP_INLINE V load_some(const float* p, int n) {
   V v{};
   for (int j = 0; j < n; ++j) v[j] = p[j];

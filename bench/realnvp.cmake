@@ -1,0 +1,2 @@
+add_executable(bench_realnvp ${CMAKE_CURRENT_SOURCE_DIR}/bench_realnvp.cpp)
+target_link_libraries(bench_realnvp PRIVATE scoreprior_infer scoreprior_warnings)

@@ -1,0 +1,315 @@
+#include "scoreprior/pipeline/posterior_report.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "scoreprior/core/errors.h"
+#include "scoreprior/forward/visibilities.h"
+#include "scoreprior/io/atomic_file.h"
+#include "scoreprior/io/fits_image.h"
+#include "scoreprior/io/netcdf.h"
+#include "scoreprior/io/npy.h"
+#include "scoreprior/report/run_report.h"
+#include "scoreprior/stats/draw_summary.h"
+#include "scoreprior/stats/image_metrics.h"
+#include "scoreprior/stats/ring.h"
+
+namespace scoreprior {
+namespace {
+
+using Json = nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+constexpr double kBrightFraction = 0.05;
+constexpr int64_t kMostFitDraws = 128;  // draws shown in data fits
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M UTC", std::gmtime(&now));
+  return text;
+}
+
+at::Tensor finite_draws(const at::Tensor& x) {
+  return x.index_select(0, at::isfinite(x.flatten(1)).all(1).nonzero().squeeze(1));
+}
+
+Json number(double v) { return std::isfinite(v) ? Json(v) : Json(nullptr); }
+
+Json moments(const at::Tensor& values) {
+  const at::Tensor v = values.to(at::kDouble);
+  return {{"mean", number(v.mean().item<double>())},
+          {"sd", number(v.numel() > 1 ? v.std().item<double>() : 0.0)}};
+}
+
+// Numbers about one posterior, gathered once for summary.json and the page.
+struct PosteriorNumbers {
+  at::Tensor x;                         // finite draws, float64 [N,C,H,W], in the units of x
+  stats::PixelSummary pixels;
+  ChiSquares chi2, chi2_mean;
+  std::vector<stats::Ring> rings;
+  std::optional<stats::Ring> truth_ring;
+  std::vector<std::pair<std::string, double>> metrics;
+  std::vector<double> levels, coverage;
+};
+
+void measure_against_truth(const Measurement& data, PosteriorNumbers& n) {
+  const at::Tensor truth = data.truth;
+  const at::Tensor mean = n.pixels.mean.unsqueeze(0);
+  const double range = truth.max().item<double>() - std::min(0.0, truth.min().item<double>());
+  const at::Tensor mask = stats::bright_mask(n.pixels.mean, kBrightFraction);
+  for (int k = 1; k <= 19; ++k) n.levels.push_back(0.05 * k);
+  n.coverage = stats::coverage(n.x, truth, n.levels, mask);
+  const auto draw_psnr = stats::psnr(n.x, truth, range);
+  n.metrics = {{"PSNR of the mean [dB]", stats::psnr(mean, truth, range).item<double>()},
+               {"PSNR of draws, mean [dB]", draw_psnr.mean().item<double>()},
+               {"PSNR of draws, sd [dB]", draw_psnr.std().item<double>()},
+               {"SSIM of the mean", stats::ssim(mean, truth, range).item<double>()},
+               {"NXCORR of the mean", stats::nxcorr(mean, truth).item<double>()},
+               {"NRMSE of the mean", stats::nrmse(mean, truth).item<double>()},
+               {"pixels of the truth in the central 50 %", stats::coverage(n.x, truth, {0.5}, mask)[0]},
+               {"pixels of the truth in the central 90 %", stats::coverage(n.x, truth, {0.9}, mask)[0]}};
+  const at::Tensor naive = data.likelihood->naive_image();
+  if (naive.defined() && naive.sizes() == mean.sizes()) {
+    const at::Tensor a = naive.to(at::kCPU, at::kDouble);
+    n.metrics.emplace_back("NXCORR of the naive image", stats::nxcorr(a, truth).item<double>());
+    n.metrics.emplace_back("PSNR of the naive image [dB]", stats::psnr(a, truth, range).item<double>());
+  }
+}
+
+PosteriorNumbers numbers_of(const Draws& draws, const Measurement& data) {
+  PosteriorNumbers n;
+  n.x = finite_draws(draws.x.to(at::kCPU, at::kDouble));
+  if (n.x.size(0) < 2) throw DataError("fewer than two finite draws; nothing to report");
+  n.pixels = stats::summarize_pixels(n.x);
+  at::NoGradGuard off;
+  const auto context = data.likelihood->event_shape();
+  const at::Tensor typed = n.x.to(draws.x.scalar_type());
+  n.chi2 = data.likelihood->chi2(typed);
+  n.chi2_mean = data.likelihood->chi2(n.pixels.mean.unsqueeze(0).to(draws.x.scalar_type()));
+  if (data.sky) {
+    const double pixel = data.sky->fov_uas / static_cast<double>(n.x.size(3));
+    n.rings = stats::measure_rings(n.x, pixel);
+    if (data.truth.defined()) n.truth_ring = stats::measure_ring(data.truth[0], pixel);
+  }
+  if (data.truth.defined()) measure_against_truth(data, n);
+  return n;
+}
+
+// ------------------------------------------------------------------ summary.json
+
+Json summary_json(const PosteriorNumbers& n, const Draws& draws, const Measurement& data,
+                  const RunFacts& facts) {
+  Json j;
+  j["title"] = facts.title;
+  j["created"] = utc_now();
+  j["run_id"] = facts.run_id;
+  j["command_line"] = facts.command_line;
+  j["seconds"] = facts.seconds;
+  j["inference"]["status"] = to_string(draws.summary.status);
+  j["inference"]["message"] = draws.summary.message;
+  for (const auto& [k, v] : draws.summary.numbers) j["inference"]["numbers"][k] = number(v);
+  j["draws"] = draws.x.size(0);
+  j["non_finite_draws"] = draws.x.size(0) - n.x.size(0);
+  for (const auto& [name, v] : n.chi2) j["chi2"][name] = moments(v);
+  for (const auto& [name, v] : n.chi2_mean) j["chi2"][name]["of_mean_image"] = number(v.item<double>());
+  for (const auto& [name, v] : n.metrics) j["metrics"][name] = number(v);
+  if (!n.rings.empty())
+    for (const double level : {0.68, 0.9})
+      for (const auto& [name, i] : stats::ring_intervals(n.rings, level))
+        j["ring"][name][level < 0.8 ? "central_68" : "central_90"] = {number(i.low), number(i.median),
+                                                                      number(i.high)};
+  if (n.truth_ring && n.truth_ring->found) {
+    j["truth_ring"]["diameter_uas"] = n.truth_ring->diameter_uas;
+    j["truth_ring"]["width_uas"] = n.truth_ring->width_uas;
+  }
+  if (data.sky) {
+    j["sky"]["fov_uas"] = data.sky->fov_uas;
+    j["sky"]["jy_per_unit"] = data.sky->jy_per_unit;
+  }
+  return j;
+}
+
+// ------------------------------------------------------------------ report.html
+
+at::Tensor picked_rows(const at::Tensor& x, int64_t most) {
+  if (x.size(0) <= most) return x;
+  return x.index_select(0, at::linspace(0, static_cast<double>(x.size(0) - 1), most).to(at::kLong));
+}
+
+void add_sky(const PosteriorNumbers& n, const Measurement& data, report::RunReport& r) {
+  r.colormap = report::Colormap::kAfmhot;
+  r.upscaling = report::Upscaling::kSmooth;
+  r.units = "Jy/pixel";
+  r.fov_uas = data.sky->fov_uas;
+  r.frequency_hz = data.observation.visibilities ? data.observation.visibilities->rf_hz : 0;
+  const auto gather = [&](const char* name, const char* unit, double stats::Ring::*field) {
+    report::Quantity q{name, unit, at::full({static_cast<int64_t>(n.rings.size())}, NAN, at::kDouble), {}};
+    auto* out = q.draws.data_ptr<double>();
+    for (size_t k = 0; k < n.rings.size(); ++k)
+      if (n.rings[k].found) out[k] = n.rings[k].*field;
+    if (n.truth_ring && n.truth_ring->found) q.truth = (*n.truth_ring).*field;
+    r.ring.push_back(q);
+  };
+  gather("diameter", "uas", &stats::Ring::diameter_uas);
+  gather("width", "uas", &stats::Ring::width_uas);
+  gather("asymmetry", "", &stats::Ring::asymmetry);
+  gather("central brightness", "", &stats::Ring::central_brightness);
+}
+
+report::RunReport build_report(const PosteriorNumbers& n, const Draws& draws, const Measurement& data,
+                               const RunFacts& facts) {
+  const double scale = data.sky ? data.sky->jy_per_unit : 1.0;
+  report::RunReport r;
+  r.title = facts.title;
+  r.created = utc_now();
+  for (const auto& [k, v] : data.observation.notes) r.facts.emplace_back(k, v);
+  r.facts.emplace_back("run", facts.run_id);
+  r.facts.emplace_back("command", facts.command_line);
+  char seconds[32];
+  std::snprintf(seconds, sizeof seconds, "%.0f s", facts.seconds);
+  r.facts.emplace_back("time", seconds);
+  r.inference = draws.summary;
+  r.inference_known = true;
+  r.draws = draws.x.size(0);
+  r.invalid_draws = draws.x.size(0) - n.x.size(0);
+  if (const auto it = draws.summary.numbers.find("invalid_draws"); it != draws.summary.numbers.end())
+    r.invalid_draws = std::max(r.invalid_draws, static_cast<int64_t>(it->second));
+  if (data.sky) add_sky(n, data, r);
+
+  r.images.push_back({"mean", n.pixels.mean * scale, "posterior mean", true, {}, ""});
+  r.images.push_back({"std", n.pixels.std * scale, "posterior standard deviation", false, {}, ""});
+  if (data.truth.defined()) r.images.push_back({"truth", data.truth * scale, "what was observed", true, {}, ""});
+  const at::Tensor naive = data.likelihood->naive_image();
+  if (naive.defined())
+    r.images.push_back({data.sky ? "dirty image" : "naive", naive[0].to(at::kCPU, at::kDouble) * scale,
+                        data.sky ? "visibilities without inference" : "the data without inference", false, {}, ""});
+  const at::Tensor some = picked_rows(n.x, 16) * scale;
+  r.samples = some;
+
+  const at::Tensor fit_draws = picked_rows(n.x, kMostFitDraws).to(draws.x.scalar_type());
+  at::NoGradGuard off;
+  const auto truth_chi2 = data.truth.defined()
+                              ? data.likelihood->chi2(data.truth.unsqueeze(0).to(draws.x.scalar_type()))
+                              : ChiSquares{};
+  for (size_t k = 0; k < n.chi2.size(); ++k) {
+    report::ChiSquareResult c;
+    c.product = n.chi2[k].first;
+    c.draws = n.chi2[k].second.to(at::kCPU, at::kDouble);
+    c.mean_image = n.chi2_mean[k].second.item<double>();
+    if (!truth_chi2.empty()) c.truth = truth_chi2[k].second.item<double>();
+    r.chi2.push_back(c);
+  }
+  for (const DataFit& f : data.likelihood->data_fits(fit_draws)) {
+    report::FitResult out{f.product, f.x_label, f.y_label, f.x.to(at::kDouble), f.data.to(at::kDouble),
+                          f.sigma.to(at::kDouble), f.model.to(at::kDouble), 0, false, false};
+    if (f.y_label.find("deg") != std::string::npos) out.period = 360;
+    r.fits.push_back(out);
+  }
+  for (const auto& [name, values] : draws.history) {
+    report::Curve c{name, "step", name, {}, {{name, values.to(at::kDouble)}}, false};
+    r.histories.push_back(c);
+  }
+  if (!n.coverage.empty()) {
+    report::Coverage c;
+    c.title = "Pixels of the truth inside central credible intervals (mean above 5 % of its peak)";
+    c.nominal = at::tensor(n.levels, at::kDouble);
+    c.empirical = at::tensor(n.coverage, at::kDouble);
+    r.coverage.push_back(c);
+  }
+  r.metrics = n.metrics;
+  r.settings = facts.settings;
+  return r;
+}
+
+// ------------------------------------------------------------------ files
+
+void write_images(const PosteriorNumbers& n, const Measurement& data, const fs::path& folder) {
+  std::map<std::string, at::Tensor> images{{"mean", n.pixels.mean}, {"std", n.pixels.std}};
+  if (data.truth.defined()) images["truth"] = data.truth;
+  const at::Tensor naive = data.likelihood->naive_image();
+  if (naive.defined()) images["naive"] = naive[0].to(at::kCPU, at::kDouble);
+  for (const auto& [name, image] : images) {
+    io::write_npy(folder / (name + ".npy"), image);
+    if (!data.sky) continue;
+    io::SkyImage sky;
+    sky.pixels = image[0].to(at::kDouble) * data.sky->jy_per_unit;
+    sky.pixel_size_rad = data.sky->fov_uas * kRadPerUas / static_cast<double>(image.size(2));
+    if (data.observation.visibilities) {
+      const auto& v = *data.observation.visibilities;
+      sky.ra_hours = v.ra_hours;
+      sky.dec_deg = v.dec_deg;
+      sky.frequency_hz = v.rf_hz;
+      sky.mjd = v.mjd;
+      sky.source = v.source;
+    }
+    io::write_fits_image(folder / (name + ".fits"), sky);
+  }
+}
+
+void write_draws_nc(const PosteriorNumbers& n, const Draws& draws, const Measurement& data,
+                    const RunFacts& facts, const fs::path& path) {
+  io::InferenceData nc;
+  nc.attributes = {{"inference_library", "scoreprior"}, {"run_id", facts.run_id}};
+  nc.groups["posterior"].variables["x"] = {n.x.to(at::kFloat).unsqueeze(0),
+                                           {"chain", "draw", "channel", "row", "column"}, {}};
+  auto& sample_stats = nc.groups["sample_stats"].variables;
+  if (draws.log_q.defined() && draws.log_q.size(0) == n.x.size(0))
+    sample_stats["log_q"] = {draws.log_q.to(at::kDouble).unsqueeze(0), {"chain", "draw"}, {}};
+  for (const auto& [name, v] : n.chi2)
+    sample_stats[name] = {v.to(at::kCPU, at::kDouble).unsqueeze(0), {"chain", "draw"}, {}};
+  at::NoGradGuard off;
+  const at::Tensor loglik = data.likelihood->log_prob(n.x.to(draws.x.scalar_type()), Rng(0));
+  nc.groups["log_likelihood"].variables["y"] = {loglik.to(at::kCPU, at::kDouble).unsqueeze(0), {"chain", "draw"}, {}};
+  if (data.observation.y.defined() && !data.observation.y.is_complex())
+    nc.groups["observed_data"].variables["y"] = {data.observation.y.flatten().to(at::kDouble), {"datum"}, {}};
+  if (data.observation.visibilities) {
+    const auto& rows = data.observation.visibilities->rows;
+    const auto m = static_cast<int64_t>(rows.size());
+    at::Tensor table = at::empty({5, m}, at::kDouble);
+    for (int64_t k = 0; k < m; ++k) {
+      const auto& row = rows[static_cast<size_t>(k)];
+      const double values[] = {row.u, row.v, row.vis.real(), row.vis.imag(), row.sigma};
+      for (int64_t c = 0; c < 5; ++c) table[c][k] = values[c];
+    }
+    const char* names[] = {"u", "v", "vis_real", "vis_imag", "sigma"};
+    for (int64_t c = 0; c < 5; ++c)
+      nc.groups["observed_data"].variables[names[c]] = {table[c].contiguous(), {"visibility"}, {}};
+  }
+  io::write_netcdf(path, nc);
+}
+
+}  // namespace
+
+void write_posterior(const Draws& draws, const Measurement& data, const RunFacts& facts,
+                     const fs::path& folder, Observer& observer) {
+  const PosteriorNumbers n = numbers_of(draws, data);
+  write_images(n, data, folder);
+  write_draws_nc(n, draws, data, facts, folder / "draws.nc");
+  const report::RunReport page = build_report(n, draws, data, facts);
+  report::write_report(page, folder);
+  io::write_text(folder / "summary.json", summary_json(n, draws, data, facts).dump(2) + "\n");
+  for (const auto& s : report::verdict(page)) observer.note(s.sentence);
+}
+
+RunFacts read_facts(const fs::path& folder, Summary& inference) {
+  const auto j = Json::parse(io::read_text(folder / "summary.json"), nullptr, false);
+  if (!j.is_object()) throw DataError((folder / "summary.json").string() + ": damaged");
+  RunFacts facts;
+  facts.command_line = j.value("command_line", "");
+  facts.run_id = j.value("run_id", "");
+  facts.seconds = j.value("seconds", 0.0);
+  const auto& i = j["inference"];
+  inference.message = i.value("message", "");
+  for (const Status s : {Status::kConverged, Status::kMaxSteps, Status::kInterrupted, Status::kDiverged})
+    if (i.value("status", "") == to_string(s)) inference.status = s;
+  if (i.contains("numbers"))
+    for (const auto& [k, v] : i["numbers"].items())
+      if (v.is_number()) inference.numbers[k] = v.get<double>();
+  return facts;
+}
+
+}  // namespace scoreprior

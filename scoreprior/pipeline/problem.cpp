@@ -1,0 +1,84 @@
+#include "scoreprior/pipeline/problem.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "scoreprior/core/errors.h"
+#include "scoreprior/data/observation.h"
+#include "scoreprior/io/fits_image.h"
+#include "scoreprior/io/npy.h"
+#include "scoreprior/likelihood/interferometry.h"
+#include "scoreprior/priors/prior.h"
+
+namespace scoreprior {
+namespace {
+
+struct ImageOptions {
+  int64_t size = 0;
+  int64_t channels = 1;
+  template <class F>
+  void fields(F&& f) {
+    f("size", size, "side of the image [pixels], 0 = that of the prior's model");
+    f("channels", channels, "image channels");
+  }
+};
+
+// A true image in the units of x, [C,H,W]; FITS files are in Jy/pixel.
+at::Tensor load_truth(const std::filesystem::path& path, const Shape& shape,
+                      const std::optional<Sky>& sky) {
+  at::Tensor truth;
+  if (path.extension() == ".fits" || path.extension() == ".fit") {
+    if (!sky) throw DataError(path.string() + ": a FITS truth needs an interferometric likelihood");
+    const io::SkyImage image = io::read_fits_image(path);
+    const double fov = image.pixel_size_rad / kRadPerUas * static_cast<double>(image.pixels.size(1));
+    if (std::abs(fov / sky->fov_uas - 1) > 1e-3)
+      throw DataError(path.string() + ": a field of " + std::to_string(fov) + " uas, expected " +
+                      std::to_string(sky->fov_uas));
+    truth = image.pixels.unsqueeze(0) / sky->jy_per_unit;
+  } else {
+    truth = io::read_npy(path);
+    if (truth.dim() == 2) truth = truth.unsqueeze(0);
+  }
+  if (Shape(truth.sizes().begin(), truth.sizes().end()) != shape)
+    throw DataError(path.string() + ": the truth has the shape " +
+                    to_string(Shape(truth.sizes().begin(), truth.sizes().end())) + ", expected " +
+                    to_string(shape));
+  return truth.to(at::kDouble);
+}
+
+}  // namespace
+
+std::unique_ptr<LogDensity> load_prior(const Config& config, const Session& session) {
+  const auto image = config.table("image").read<ImageOptions>();
+  PriorContext context;
+  if (image.size > 0) context.image_shape = {image.channels, image.size, image.size};
+  context.dtype = session.dtype;
+  context.device = session.device;
+  return priors().make(config.table("prior"), "score_elbo", context);
+}
+
+Measurement load_measurement(const Config& config, const Shape& shape, const Session& session) {
+  Measurement m;
+  const Config data = config.table("data");
+  m.observation = load_observation(data);
+  LikelihoodContext context;
+  context.image_shape = shape;
+  context.dtype = session.dtype;
+  context.device = session.device;
+  context.forward = config.table("forward");
+  const char* kind = m.observation.visibilities ? "interferometry" : "gaussian";
+  m.likelihood = likelihoods().make(config.table("likelihood"), kind, m.observation, context);
+  if (m.likelihood->event_shape() != shape)
+    throw DataError("the likelihood is for images " + to_string(m.likelihood->event_shape()) +
+                    ", the prior for " + to_string(shape));
+  if (auto* radio = dynamic_cast<const InterferometryLikelihood*>(m.likelihood.get()))
+    m.sky = Sky{radio->grid().pixel_rad / kRadPerUas * static_cast<double>(radio->grid().width),
+                radio->flux_scale()};
+  const auto truth = data.get<std::filesystem::path>("truth", {}, "true image of simulated data (.npy, .fits)");
+  if (!truth.empty()) m.truth = load_truth(truth, shape, m.sky);
+  else if (m.observation.truth.defined()) m.truth = m.observation.truth.to(at::kDouble);
+  return m;
+}
+
+}  // namespace scoreprior

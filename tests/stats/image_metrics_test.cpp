@@ -1,0 +1,93 @@
+#include "scoreprior/stats/image_metrics.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "scoreprior/core/rng.h"
+
+namespace scoreprior::stats {
+namespace {
+
+TEST(Psnr, ClosedForm) {
+  const at::Tensor truth = Rng(1).uniform({2, 9, 7}, at::kDouble);
+  const at::Tensor x = at::stack({truth + 0.1, truth - 0.01, truth});
+  const at::Tensor p = psnr(x, truth);
+  EXPECT_NEAR(p[0].item<double>(), 20, 1e-10);
+  EXPECT_NEAR(p[1].item<double>(), 40, 1e-10);
+  EXPECT_TRUE(std::isinf(p[2].item<double>()));
+  EXPECT_NEAR(psnr(x, truth, 255)[0].item<double>(), 20 + 20 * std::log10(255.0), 1e-10);
+  EXPECT_THROW(psnr(truth, truth), std::invalid_argument);
+}
+
+TEST(Ssim, ClosedForms) {
+  const at::Tensor x = Rng(2).uniform({2, 3, 20, 17}, at::kDouble);
+  EXPECT_NEAR(ssim(x, x)[0].item<double>(), 1, 1e-12);
+  // Constants: variances vanish, the luminance term stays.
+  const at::Tensor a = at::full({1, 1, 16, 16}, 0.3, at::kDouble), b = at::full({1, 1, 16, 16}, 0.6, at::kDouble);
+  const double c1 = 1e-4;
+  EXPECT_NEAR(ssim(a, b).item<double>(), (2 * 0.18 + c1) / (0.09 + 0.36 + c1), 1e-10);
+  // One window: an 11 x 11 image has one, with weighted moments computed directly here.
+  const at::Tensor u = Rng(3).uniform({1, 1, 11, 11}, at::kDouble), v = Rng(4).uniform({1, 1, 11, 11}, at::kDouble);
+  const at::Tensor t = at::arange(-5, 6, at::kDouble);
+  const at::Tensor g = at::exp(-0.5 * (t.square().unsqueeze(0) + t.square().unsqueeze(1)) / 2.25);
+  const at::Tensor w = g / g.sum();
+  const auto mean = [&](const at::Tensor& q) { return (q * w).sum().item<double>(); };
+  const double mu = mean(u), mv = mean(v), su = mean(u * u) - mu * mu, sv = mean(v * v) - mv * mv,
+               suv = mean(u * v) - mu * mv, c2 = 9e-4;
+  EXPECT_NEAR(ssim(u, v).item<double>(),
+              (2 * mu * mv + c1) * (2 * suv + c2) / ((mu * mu + mv * mv + c1) * (su + sv + c2)), 1e-12);
+  EXPECT_NEAR(ssim(x.slice(2, 0, 4), x.slice(2, 0, 4))[1].item<double>(), 1, 1e-12);  // smaller than the window
+}
+
+TEST(Nxcorr, IsBlindToScaleAndOffset) {
+  const at::Tensor y = Rng(5).uniform({1, 12, 12}, at::kDouble);
+  const at::Tensor x = at::stack({3 * y + 2, -y, at::ones_like(y)});
+  const at::Tensor r = nxcorr(x, y);
+  EXPECT_NEAR(r[0].item<double>(), 1, 1e-12);
+  EXPECT_NEAR(r[1].item<double>(), -1, 1e-12);
+  EXPECT_EQ(r[2].item<double>(), 0);
+}
+
+TEST(Nxcorr, FindsAShift) {
+  at::Tensor a = at::zeros({1, 1, 24, 24}, at::kDouble), b = at::zeros({1, 24, 24}, at::kDouble);
+  const at::Tensor blob = Rng(6).uniform({5, 5}, at::kDouble) + 1;
+  a[0][0].slice(0, 9, 14).slice(1, 8, 13).copy_(blob);
+  b[0].slice(0, 11, 16).slice(1, 10, 15).copy_(blob);
+  EXPECT_LT(nxcorr(a, b).item<double>(), 0.6);
+  // Only the border's mean is lost by a shift of two pixels.
+  EXPECT_NEAR(nxcorr(a, b, true).item<double>(), 1, 0.02);
+  EXPECT_NEAR(nxcorr(a, a, true).item<double>(), 1, 1e-12);
+}
+
+TEST(Nrmse, ClosedForm) {
+  const at::Tensor y = Rng(7).uniform({1, 6, 6}, at::kDouble);
+  EXPECT_NEAR(nrmse((1.25 * y).unsqueeze(0), y).item<double>(), 0.25, 1e-12);
+}
+
+TEST(GaussianBlur, AddsVariances) {
+  const int64_t n = 65;
+  const at::Tensor axis = at::arange(n, at::kDouble) - 32;
+  const at::Tensor r2 = axis.square().unsqueeze(0) + axis.square().unsqueeze(1);
+  const double sigma = 3, beam = 4;  // one sigma
+  const at::Tensor x = at::exp(-0.5 * r2 / (sigma * sigma));
+  const at::Tensor y = gaussian_blur(x, beam * std::sqrt(8 * std::log(2.0)));
+  const double total = sigma * sigma + beam * beam;
+  const at::Tensor exact = at::exp(-0.5 * r2 / total) * (sigma * sigma / total);
+  EXPECT_LT((y - exact).abs().max().item<double>(), 1e-9);  // sampled Gaussians: error exp(-2 pi^2 sigma^2)
+  EXPECT_TRUE(at::equal(gaussian_blur(x, 0), x));
+  EXPECT_NEAR(gaussian_blur(x.to(at::kFloat), 2).sum().item<double>(), x.sum().item<double>(), 1e-3);
+}
+
+TEST(BlurredPsnr, ForgivesWhatTheBeamCannotSee) {
+  const at::Tensor truth = at::full({1, 32, 32}, 0.5, at::kDouble);
+  const at::Tensor checkers =
+      ((at::arange(32).unsqueeze(0) + at::arange(32).unsqueeze(1)).remainder(2).to(at::kDouble) - 0.5) * 0.2;
+  const at::Tensor x = (truth + checkers).unsqueeze(0);
+  EXPECT_NEAR(psnr(x, truth).item<double>(), 20, 1e-9);
+  EXPECT_GT(blurred_psnr(x, truth, 4).item<double>(), 40);
+}
+
+}  // namespace
+}  // namespace scoreprior::stats
