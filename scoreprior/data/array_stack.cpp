@@ -1,5 +1,5 @@
-/// array_stack: one .npy or .npz array of images, [N,H,W], [N,C,H,W] or [N,H,W,C]. Bytes are divided by 255,
-/// other numbers are multiplied by `scale`.
+/// array_stack: one .npy or .npz array of images, [N,H,W], [N,C,H,W] or [N,H,W,C]. Bytes are
+/// divided by 255, other numbers are multiplied by `scale`.
 
 #include <ATen/ATen.h>
 
@@ -53,18 +53,21 @@ at::Tensor as_channels_first(const at::Tensor& a, const ArrayStackOptions& o) {
   at::Tensor x;
   if (fits) x = layout == "nhw" ? a.unsqueeze(1) : layout == "nchw" ? a : a.permute({0, 3, 1, 2});
   if (!fits || !channel_like(x.size(1)) || x.numel() == 0)
-    throw DataError(detail::concat(o.path.string(), ": expected images [N,H,W], [N,C,H,W] or [N,H,W,C], got ",
-                                   to_string(a.sizes().vec()), layout == "auto" ? "; give its layout" : ""));
+    throw DataError(
+        detail::concat(o.path.string(), ": expected images [N,H,W], [N,C,H,W] or [N,H,W,C], got ",
+                       to_string(a.sizes().vec()), layout == "auto" ? "; give its layout" : ""));
   return x;
 }
 
 class ArrayStack final : public StoredImages {
  public:
-  ArrayStack(const ArrayStackOptions& o, const std::string& split, const at::Tensor& stack, double factor)
-      : StoredImages(o, "images in " + o.path.string(), split, split_members(names(stack.size(0)), o, split),
-                     [stack, factor, o](int64_t i) {
+  ArrayStack(const ArrayStackOptions& o, const std::string& split, const at::Tensor& stack,
+             double factor)
+      : StoredImages(o, "images in " + o.path.string(), split,
+                     split_members(names(stack.size(0)), o, split), [stack, factor, o](int64_t i) {
                        const at::Tensor image = centre_square(stack[i].to(at::kFloat) * factor);
-                       return resize_image(to_channels(image, o.channels), o.image_size, o.antialias);
+                       return resize_image(to_channels(image, o.channels), o.image_size,
+                                           o.antialias);
                      }) {}
 
  private:
@@ -81,7 +84,8 @@ std::unique_ptr<Dataset> make_array_stack(const Config& config, const std::strin
   const auto options = config.read<ArrayStackOptions>();
   check_transforms(config, options);
   config.one_of("layout", "auto", {"auto", "nhw", "nchw", "nhwc"});
-  if (options.path.empty()) config.fail("path", "the data set array_stack needs path, a .npy or .npz file");
+  if (options.path.empty())
+    config.fail("path", "the data set array_stack needs path, a .npy or .npz file");
   const at::Tensor stack = as_channels_first(read_stack_array(options), options);
   if (stack.is_complex()) throw DataError(options.path.string() + ": complex pixels");
   if (stack.is_floating_point() && !at::isfinite(stack).all().item<bool>())

@@ -16,16 +16,17 @@ constexpr double kPiD = 3.14159265358979323846;
 constexpr double kFwhmPerSigma = 2.3548200450309493;  // sqrt(8 ln 2)
 constexpr double kHwhmPerSigma = 1.1774100225154747;
 
-// Branch-free float32 functions that the compiler vectorises with SSE2; absolute errors below 3e-6, so a picture does
-// not depend on the machine's libm.
+// Branch-free float32 functions that the compiler vectorises with SSE2; absolute errors below 3e-6,
+// so a picture does not depend on the machine's libm.
 [[gnu::always_inline]] inline float fast_exp(float x) {  // x <= 30; underflows to ~1e-38
   x = x * 1.44269504f;
   x = x < -125.f ? -125.f : x;
   const int32_t n = static_cast<int32_t>(x + 256.5f) - 256;  // round half up, any x > -256
   const float f = (x - static_cast<float>(n)) * 0.69314718f;
   const float p =
-      1.f + f * (1.f + f * (0.5f + f * (1.6666667e-1f + f * (4.1666667e-2f +
-      f * (8.3333333e-3f + f * 1.3888889e-3f)))));
+      1.f +
+      f * (1.f + f * (0.5f + f * (1.6666667e-1f +
+                                  f * (4.1666667e-2f + f * (8.3333333e-3f + f * 1.3888889e-3f)))));
   const int32_t bits = (n + 127) << 23;
   float scale;
   std::memcpy(&scale, &bits, sizeof scale);
@@ -41,7 +42,8 @@ constexpr double kHwhmPerSigma = 1.1774100225154747;
   std::memcpy(&m, &mantissa, sizeof m);
   const float s = (m - 1.f) / (m + 1.f), s2 = s * s;
   return static_cast<float>(e) * 0.69314718f +
-         2.f * s * (1.f + s2 * (3.3333333e-1f + s2 * (0.2f + s2 * (1.4285714e-1f + s2 * 1.1111111e-1f))));
+         2.f * s *
+             (1.f + s2 * (3.3333333e-1f + s2 * (0.2f + s2 * (1.4285714e-1f + s2 * 1.1111111e-1f))));
 }
 
 [[gnu::always_inline]] inline float fast_cos(float x) {  // |x| < 1000
@@ -50,7 +52,8 @@ constexpr double kHwhmPerSigma = 1.1774100225154747;
   t = t < 0.f ? -t : t;                                             // cos is even
   // cos(2 pi t) = -sin(2 pi (t - 1/4)), a quarter turn either side.
   const float a = (t - 0.25f) * 6.28318531f, a2 = a * a;
-  return -a * (1.f + a2 * (-1.6666667e-1f + a2 * (8.3333333e-3f + a2 * (-1.9841270e-4f + a2 * 2.7557319e-6f))));
+  return -a * (1.f + a2 * (-1.6666667e-1f +
+                           a2 * (8.3333333e-3f + a2 * (-1.9841270e-4f + a2 * 2.7557319e-6f))));
 }
 
 [[gnu::always_inline]] inline float fast_atan2(float y, float x) {  // (-pi, pi]; 0 at the origin
@@ -58,18 +61,25 @@ constexpr double kHwhmPerSigma = 1.1774100225154747;
   const float big = ax > ay ? ax : ay, small = ax > ay ? ay : ax;
   const float t = small / (big + 1e-30f), t2 = t * t;
   // Abramowitz & Stegun 4.4.49, error 2e-8 rad before rounding.
-  float a = t * (1.f + t2 * (-0.3333314528f + t2 * (0.1999355085f + t2 * (-0.1420889944f +
-            t2 * (0.1065626393f + t2 * (-0.0752896400f + t2 * (0.0429096138f +
-            t2 * (-0.0161657367f + t2 * 0.0028662257f))))))));
+  float a =
+      t *
+      (1.f + t2 * (-0.3333314528f +
+                   t2 * (0.1999355085f +
+                         t2 * (-0.1420889944f +
+                               t2 * (0.1065626393f +
+                                     t2 * (-0.0752896400f +
+                                           t2 * (0.0429096138f +
+                                                 t2 * (-0.0161657367f + t2 * 0.0028662257f))))))));
   a = ay > ax ? 1.57079633f - a : a;
   a = x < 0 ? 3.14159265f - a : a;
   return y < 0 ? -a : a;
 }
 
-// ---- turbulence: a periodic tile of a unit Gaussian random field -----------------------------------------------
+// ---- turbulence: a periodic tile of a unit Gaussian random field
+// -----------------------------------------------
 
-constexpr int kTile = 64;                    // samples per axis
-constexpr int kModesA = 13, kModesB = 17;    // wave numbers 0..12 along a, -8..8 along b
+constexpr int kTile = 64;                  // samples per axis
+constexpr int kModesA = 13, kModesB = 17;  // wave numbers 0..12 along a, -8..8 along b
 constexpr int kTileNormals = 2 * kModesA * kModesB;
 
 struct TurbulenceTile {
@@ -110,7 +120,8 @@ TurbulenceTile::TurbulenceTile(const BlackholeParameters& p) : value((kTile + 1)
       const double kb = stretch * (b - kModesB / 2), k2 = a * a + kb * kb;
       const bool used = a > 0 || b > kModesB / 2;  // one of each conjugate pair, no constant
       const double amplitude =
-          used ? std::pow(k2 + p.turbulence_k0 * p.turbulence_k0, -0.5 * p.turbulence_slope / 2) : 0.0;
+          used ? std::pow(k2 + p.turbulence_k0 * p.turbulence_k0, -0.5 * p.turbulence_slope / 2)
+               : 0.0;
       const size_t n = 2 * static_cast<size_t>(a * kModesB + b);
       re[a][b] = static_cast<float>(amplitude * p.turbulence_modes[n]);
       im[a][b] = static_cast<float>(amplitude * p.turbulence_modes[n + 1]);
@@ -139,7 +150,8 @@ TurbulenceTile::TurbulenceTile(const BlackholeParameters& p) : value((kTile + 1)
   std::copy_n(value.data(), kTile + 1, value.data() + kTile * (kTile + 1));
 }
 
-// ---- brightness of one row of subpixels -------------------------------------------------------------------------
+// ---- brightness of one row of subpixels
+// -------------------------------------------------------------------------
 
 struct RowBuffers {
   std::vector<float> r, u, phi, turbulence, light;
@@ -179,10 +191,12 @@ void blackhole_row(const BlackholeParameters& p, const TurbulenceTile* tile, flo
       const float inv = static_cast<float>(1 / p.turbulence_length_uas);
       for (int i = 0; i < n; ++i) {
         const float angle = phi[i] + pitch * u[i];
-        turbulence[i] = s * tile->at(r[i] * inv * fast_cos(angle - 1.57079633f), r[i] * inv * fast_cos(angle));
+        turbulence[i] =
+            s * tile->at(r[i] * inv * fast_cos(angle - 1.57079633f), r[i] * inv * fast_cos(angle));
       }
     } else {
-      const float a_scale = static_cast<float>(0.5 / kPiD), b_scale = static_cast<float>(1 / kPolarSpan);
+      const float a_scale = static_cast<float>(0.5 / kPiD),
+                  b_scale = static_cast<float>(1 / kPolarSpan);
       for (int i = 0; i < n; ++i)
         turbulence[i] = s * tile->at((phi[i] + pitch * u[i]) * a_scale, u[i] * b_scale);
     }
@@ -196,13 +210,18 @@ void blackhole_row(const BlackholeParameters& p, const TurbulenceTile* tile, flo
   const float inv_tail = static_cast<float>(1 / p.tail_length_uas);
   const float floor = static_cast<float>(p.floor);
   const float b = static_cast<float>(p.outer_asymmetry), phi_b = static_cast<float>(p.outer_angle);
-  const float a1 = static_cast<float>(p.mode_amplitude[0]), f1 = static_cast<float>(p.mode_angle[0]);
-  const float a2 = static_cast<float>(p.mode_amplitude[1]), f2 = static_cast<float>(p.mode_angle[1]);
-  const float a3 = static_cast<float>(p.mode_amplitude[2]), f3 = static_cast<float>(p.mode_angle[2]);
-  const float core2 = 0.09f * radius * radius;  // angles mean nothing at the centre: modes fade inside 0.3 R
+  const float a1 = static_cast<float>(p.mode_amplitude[0]),
+              f1 = static_cast<float>(p.mode_angle[0]);
+  const float a2 = static_cast<float>(p.mode_amplitude[1]),
+              f2 = static_cast<float>(p.mode_angle[1]);
+  const float a3 = static_cast<float>(p.mode_amplitude[2]),
+              f3 = static_cast<float>(p.mode_angle[2]);
+  const float core2 =
+      0.09f * radius * radius;  // angles mean nothing at the centre: modes fade inside 0.3 R
   const float photon = static_cast<float>(p.photon_ring);
   const float photon_radius = static_cast<float>(p.photon_radius_uas);
-  const float photon_inv = static_cast<float>(0.5 * std::pow(kFwhmPerSigma / p.photon_width_uas, 2));
+  const float photon_inv =
+      static_cast<float>(0.5 * std::pow(kFwhmPerSigma / p.photon_width_uas, 2));
   const float halo = static_cast<float>(p.halo);
   const float halo_inv = static_cast<float>(0.5 * std::pow(kFwhmPerSigma / p.halo_fwhm_uas, 2));
   for (int i = 0; i < n; ++i) {
@@ -215,20 +234,24 @@ void blackhole_row(const BlackholeParameters& p, const TurbulenceTile* tile, flo
     float out = r[i] - radius;
     out = out > 0 ? out : 0;
     const float scaled = out * inv_outer / (1 + b * fast_cos(phi[i] - phi_b));
-    const float shape = (floor + (1 - floor) * fast_exp(-in * in * inner)) *
-                        ((1 - h) * fast_exp(-0.5f * scaled * scaled) + h * fast_exp(-out * inv_tail));
+    const float shape =
+        (floor + (1 - floor) * fast_exp(-in * in * inner)) *
+        ((1 - h) * fast_exp(-0.5f * scaled * scaled) + h * fast_exp(-out * inv_tail));
     const float ring = rs - photon_radius;
     const float wound = phi[i] + pitch * u[i];
     const float r2 = r[i] * r[i];
     const float modes = (a1 * fast_cos(wound - f1) + a2 * fast_cos(2 * (wound - f2)) +
-                         a3 * fast_cos(3 * (wound - f3)) + turbulence[i]) * (r2 / (r2 + core2));
+                         a3 * fast_cos(3 * (wound - f3)) + turbulence[i]) *
+                        (r2 / (r2 + core2));
     light[i] = (shape + photon * fast_exp(-ring * ring * photon_inv)) * fast_exp(modes) +
                halo * fast_exp(-r2 * halo_inv + 0.5f * turbulence[i]);
   }
 
   for (const auto& spot : p.spots) {
-    const float spot_radius = static_cast<float>(spot.radius_uas), angle = static_cast<float>(spot.angle);
-    const float radial = static_cast<float>(0.5 * std::pow(kFwhmPerSigma / spot.radial_fwhm_uas, 2));
+    const float spot_radius = static_cast<float>(spot.radius_uas),
+                angle = static_cast<float>(spot.angle);
+    const float radial =
+        static_cast<float>(0.5 * std::pow(kFwhmPerSigma / spot.radial_fwhm_uas, 2));
     const float azimuthal =
         static_cast<float>(std::pow(spot.radius_uas * kFwhmPerSigma / spot.azimuthal_fwhm_uas, 2));
     const float brightness = static_cast<float>(spot.brightness);
@@ -240,9 +263,12 @@ void blackhole_row(const BlackholeParameters& p, const TurbulenceTile* tile, flo
   }
 
   if (p.jet > 0) {
-    const float sj = static_cast<float>(std::sin(p.jet_angle)), cj = static_cast<float>(std::cos(p.jet_angle));
-    const float jet = static_cast<float>(p.jet), counter = static_cast<float>(p.jet * p.counter_jet);
-    const float base = static_cast<float>(p.jet_base_uas), inv_opening = static_cast<float>(1 / p.jet_opening_uas);
+    const float sj = static_cast<float>(std::sin(p.jet_angle)),
+                cj = static_cast<float>(std::cos(p.jet_angle));
+    const float jet = static_cast<float>(p.jet),
+                counter = static_cast<float>(p.jet * p.counter_jet);
+    const float base = static_cast<float>(p.jet_base_uas),
+                inv_opening = static_cast<float>(1 / p.jet_opening_uas);
     const float inv_length = static_cast<float>(1 / p.jet_length_uas);
     const float spine = static_cast<float>(p.jet_spine), tilt = static_cast<float>(p.jet_asymmetry);
     const float inv_start2 = 1 / (0.16f * radius * radius);
@@ -263,7 +289,8 @@ void blackhole_row(const BlackholeParameters& p, const TurbulenceTile* tile, flo
 }
 
 // Separable Gaussian blur of a square grid, edges repeated. Result in `image`.
-void blackhole_blur(std::vector<float>& image, std::vector<float>& scratch, int64_t n, double sigma) {
+void blackhole_blur(std::vector<float>& image, std::vector<float>& scratch, int64_t n,
+                    double sigma) {
   const int64_t reach = static_cast<int64_t>(std::ceil(3.5 * sigma));
   std::vector<float> kernel(reach + 1);
   double sum = 0;
@@ -302,7 +329,8 @@ void blackhole_blur(std::vector<float>& image, std::vector<float>& scratch, int6
 
 void render_into(const BlackholeParameters& p, int64_t size, double fov, int fineness, float* out) {
   const double largest_step = std::max(1.0, p.blur_fwhm_uas / 2.5) / fineness;
-  const int64_t fine = std::max<int64_t>(2, static_cast<int64_t>(std::ceil(fov / (size * largest_step) - 1e-9)));
+  const int64_t fine =
+      std::max<int64_t>(2, static_cast<int64_t>(std::ceil(fov / (size * largest_step) - 1e-9)));
   const int64_t n = size * fine;
   const double step = fov / static_cast<double>(n);
   std::unique_ptr<TurbulenceTile> tile;
@@ -315,7 +343,8 @@ void render_into(const BlackholeParameters& p, int64_t size, double fov, int fin
                   static_cast<float>(edge), static_cast<float>(step), static_cast<int>(n), buffers);
     std::copy_n(buffers.light.data(), n, image.data() + row * n);
   }
-  if (p.blur_fwhm_uas > 0) blackhole_blur(image, scratch, n, p.blur_fwhm_uas / kFwhmPerSigma / step);
+  if (p.blur_fwhm_uas > 0)
+    blackhole_blur(image, scratch, n, p.blur_fwhm_uas / kFwhmPerSigma / step);
   const float share = 1.f / static_cast<float>(fine * fine);
   for (int64_t i = 0; i < size; ++i)
     for (int64_t j = 0; j < size; ++j) {
@@ -348,9 +377,10 @@ at::Tensor render_blackhole(const BlackholeParameters& parameters, int64_t size,
                             int fineness) {
   SP_CHECK(size > 0 && fov_uas > 0 && fineness > 0, "render_blackhole",
            "expected a positive size, field and fineness");
-  SP_CHECK(parameters.turbulence_modes.empty() || parameters.turbulence_modes.size() == kTileNormals,
-           "render_blackhole", "expected ", kTileNormals, " turbulence modes, got ",
-           parameters.turbulence_modes.size());
+  SP_CHECK(
+      parameters.turbulence_modes.empty() || parameters.turbulence_modes.size() == kTileNormals,
+      "render_blackhole", "expected ", kTileNormals, " turbulence modes, got ",
+      parameters.turbulence_modes.size());
   at::Tensor out = at::empty({size, size}, at::kFloat);
   render_into(parameters, size, fov_uas, fineness, out.data_ptr<float>());
   return out;
@@ -386,7 +416,10 @@ BlackholeParameters Blackhole::parameters(int64_t index) const {
   const auto unit = [&] { return v[next++]; };
   const auto between = [&](double a, double b) { return a + (b - a) * unit(); };
   const auto angle = [&] { return 2 * kPiD * unit(); };
-  const auto squared = [&](double top) { const double x = unit(); return top * x * x; };
+  const auto squared = [&](double top) {
+    const double x = unit();
+    return top * x * x;
+  };
 
   BlackholeParameters p;
   p.diameter_uas = between(options_.diameter_min_uas, options_.diameter_max_uas);
@@ -419,8 +452,7 @@ BlackholeParameters Blackhole::parameters(int64_t index) const {
   const double halo_share = squared(0.45);
   p.halo_fwhm_uas = between(35, 75);
   // Shares of the ring's flux, 2 pi R x (area under its radial profile).
-  const double ring_flux =
-      2 * kPiD * radius * 1.0645 * (p.inner_width_uas + p.outer_width_uas);
+  const double ring_flux = 2 * kPiD * radius * 1.0645 * (p.inner_width_uas + p.outer_width_uas);
   if (halo) p.halo = halo_share * ring_flux / (1.1331 * p.halo_fwhm_uas * p.halo_fwhm_uas);
 
   const bool jet = unit() < options_.jet_probability;

@@ -1,6 +1,6 @@
-/// fits_folder: FITS sky images below a folder, row 0 north, column 0 east. A field of view may be cut out (or padded
-/// with darkness), so that files of different pixel sizes show the same angles. Negative pixels become 0; each image is
-/// then divided by its peak, or scaled to a constant flux.
+/// fits_folder: FITS sky images below a folder, row 0 north, column 0 east. A field of view may be
+/// cut out (or padded with darkness), so that files of different pixel sizes show the same angles.
+/// Negative pixels become 0; each image is then divided by its peak, or scaled to a constant flux.
 
 #include <ATen/ATen.h>
 
@@ -49,10 +49,12 @@ std::unique_ptr<Dataset> make_fits_folder(const Config& config, const std::strin
   const auto options = config.read<FitsFolderOptions>();
   check_transforms(config, options);
   if (options.fov_uas < 0) config.fail("fov_uas", "fov_uas must be at least 0");
-  if (options.path.empty()) config.fail("path", "the data set fits_folder needs path, a folder of FITS images");
+  if (options.path.empty())
+    config.fail("path", "the data set fits_folder needs path, a folder of FITS images");
   const FileList list = list_files(options.path, {".fits", ".fit"}, split);
   std::vector<std::string> names;
-  for (const auto& file : list.files) names.push_back(file.lexically_relative(options.path).generic_string());
+  for (const auto& file : list.files)
+    names.push_back(file.lexically_relative(options.path).generic_string());
   return std::make_unique<FitsFolder>(options, split, list,
                                       split_members(names, options, list.divided ? "all" : split));
 }

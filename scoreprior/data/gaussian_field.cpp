@@ -9,13 +9,17 @@
 namespace scoreprior {
 
 GaussianField::GaussianField(const GaussianFieldOptions& options, const std::string& split)
-    : options_(options), split_(split), rng_(Rng(options.seed).split("gaussian_field").split(split)) {
+    : options_(options),
+      split_(split),
+      rng_(Rng(options.seed).split("gaussian_field").split(split)) {
   const int64_t n = options.image_size;
   SP_CHECK(n >= 1 && options.channels >= 1 && options.std > 0 && options.k0 > 0, "gaussian_field",
            "expected positive image_size, channels, std and k0");
   const at::Tensor k2 = (at::fft_fftfreq(n, 1.0 / static_cast<double>(n), at::kDouble)).square();
-  spectrum_ = at::pow(k2.unsqueeze(1) + k2.unsqueeze(0) + options.k0 * options.k0, -options.slope / 2);
-  spectrum_ = spectrum_ * (options.std * options.std / spectrum_.mean());  // C(0) is the mean eigenvalue
+  spectrum_ =
+      at::pow(k2.unsqueeze(1) + k2.unsqueeze(0) + options.k0 * options.k0, -options.slope / 2);
+  spectrum_ =
+      spectrum_ * (options.std * options.std / spectrum_.mean());  // C(0) is the mean eigenvalue
 }
 
 Shape GaussianField::image_shape() const {
@@ -23,8 +27,9 @@ Shape GaussianField::image_shape() const {
 }
 
 std::string GaussianField::describe() const {
-  return detail::concat("Gaussian random field, ", split_, " split, ", to_string(image_shape()), ", mean ",
-                        options_.mean, ", std ", options_.std, ", slope ", options_.slope, ", seed ", options_.seed);
+  return detail::concat("Gaussian random field, ", split_, " split, ", to_string(image_shape()),
+                        ", mean ", options_.mean, ", std ", options_.std, ", slope ",
+                        options_.slope, ", seed ", options_.seed);
 }
 
 at::Tensor GaussianField::batch(const std::vector<int64_t>& indices, const Rng& /*rng*/) const {
@@ -51,7 +56,8 @@ at::Tensor GaussianField::log_prob(const at::Tensor& x) const {
   const at::Tensor spectrum = spectrum_.to(x.options());
   const double pixels = static_cast<double>(options_.image_size * options_.image_size);
   const at::Tensor waves = at::fft_fft2(x - options_.mean, c10::nullopt, {-2, -1}, "ortho");
-  const at::Tensor quadratic = sum_event((at::real(waves).square() + at::imag(waves).square()) / spectrum);
+  const at::Tensor quadratic =
+      sum_event((at::real(waves).square() + at::imag(waves).square()) / spectrum);
   const double constant = static_cast<double>(options_.channels) *
                           (pixels * std::log(2 * M_PI) + at::log(spectrum_).sum().item<double>());
   return -0.5 * (quadratic + constant);

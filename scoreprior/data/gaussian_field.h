@@ -1,9 +1,10 @@
 #pragma once
-/// A stationary Gaussian random field on the periodic pixel grid: an image law whose density is known exactly, for
-/// oracles and for judging a learnt prior.
+/// A stationary Gaussian random field on the periodic pixel grid: an image law whose density is
+/// known exactly, for oracles and for judging a learnt prior.
 ///
 ///   x = mean + F^-1(sqrt(S) F(w)), w white; cov(x_p, x_q) = C(p - q) = F^-1(S)(p - q),
-///   S(k) proportional to (|k|^2 + k0^2)^(-slope/2), k in cycles per image, normalised to C(0) = std^2.
+///   S(k) proportional to (|k|^2 + k0^2)^(-slope/2), k in cycles per image, normalised to C(0) =
+///   std^2.
 
 #include <cstdint>
 #include <string>

@@ -1,6 +1,6 @@
-/// image_folder: PNG files below a folder, grey or RGB, cropped to a square and resized; 8-bit values / 255.
-/// Subfolders train/, valid/, test/ are the splits if they exist; otherwise each file's relative path decides, so that
-/// adding files moves none of the old ones.
+/// image_folder: PNG files below a folder, grey or RGB, cropped to a square and resized; 8-bit
+/// values / 255. Subfolders train/, valid/, test/ are the splits if they exist; otherwise each
+/// file's relative path decides, so that adding files moves none of the old ones.
 
 #include <ATen/ATen.h>
 
@@ -39,9 +39,10 @@ std::vector<std::string> relative_names(const std::filesystem::path& folder,
 class ImageFolder final : public StoredImages {
  public:
   ImageFolder(const ImageFolderOptions& o, const std::string& split, const FileList& list)
-      : StoredImages(o, "PNG files in " + o.path.string(), split,
-                     split_members(relative_names(o.path, list.files), o, list.divided ? "all" : split),
-                     [files = list.files, o](int64_t i) { return load_png_image(files[i], o); }) {}
+      : StoredImages(
+            o, "PNG files in " + o.path.string(), split,
+            split_members(relative_names(o.path, list.files), o, list.divided ? "all" : split),
+            [files = list.files, o](int64_t i) { return load_png_image(files[i], o); }) {}
 };
 
 }  // namespace
@@ -49,7 +50,8 @@ class ImageFolder final : public StoredImages {
 std::unique_ptr<Dataset> make_image_folder(const Config& config, const std::string& split) {
   const auto options = config.read<ImageFolderOptions>();
   check_transforms(config, options);
-  if (options.path.empty()) config.fail("path", "the data set image_folder needs path, a folder of PNG files");
+  if (options.path.empty())
+    config.fail("path", "the data set image_folder needs path, a folder of PNG files");
   return std::make_unique<ImageFolder>(options, split, list_files(options.path, {".png"}, split));
 }
 

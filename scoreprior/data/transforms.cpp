@@ -47,7 +47,8 @@ at::Tensor to_channels(const at::Tensor& image, int64_t channels) {
   if (channels == 1)
     return grey ? image.slice(0, 0, 1)
                 : (0.2989 * image[0] + 0.587 * image[1] + 0.114 * image[2]).unsqueeze(0);
-  return grey ? image.slice(0, 0, 1).expand({3, image.size(1), image.size(2)}) : image.slice(0, 0, 3);
+  return grey ? image.slice(0, 0, 1).expand({3, image.size(1), image.size(2)})
+              : image.slice(0, 0, 3);
 }
 
 at::Tensor resize_weights(int64_t in, int64_t out, double window, bool antialias) {
@@ -70,7 +71,8 @@ at::Tensor resize_weights(int64_t in, int64_t out, double window, bool antialias
       if (inside || padded) sum += v;
     }
     if (sum > 0)
-      for (int64_t j = std::max<int64_t>(first, 0); j <= std::min(last, in - 1); ++j) w[i][j] /= sum;
+      for (int64_t j = std::max<int64_t>(first, 0); j <= std::min(last, in - 1); ++j)
+        w[i][j] /= sum;
   }
   return weights;
 }
@@ -79,9 +81,11 @@ at::Tensor resize_image(const at::Tensor& image, int64_t size, bool antialias, d
   const int64_t h = image.size(1), w = image.size(2);
   if (window == 0 && h == size && w == size) return image;
   const at::Tensor rows =
-      resize_weights(h, size, window > 0 ? window : static_cast<double>(h), antialias).to(image.scalar_type());
+      resize_weights(h, size, window > 0 ? window : static_cast<double>(h), antialias)
+          .to(image.scalar_type());
   const at::Tensor columns =
-      resize_weights(w, size, window > 0 ? window : static_cast<double>(w), antialias).to(image.scalar_type());
+      resize_weights(w, size, window > 0 ? window : static_cast<double>(w), antialias)
+          .to(image.scalar_type());
   return at::matmul(at::matmul(rows, image), columns.t());
 }
 
@@ -93,7 +97,8 @@ at::Tensor taper_mask(int64_t size, double radius, double sigma) {
   if (sigma == 0) return disc.to(at::kFloat);
   const at::Tensor lag = at::arange(size, at::kDouble).unsqueeze(1) + static_cast<double>(pad) -
                          at::arange(n, at::kDouble).unsqueeze(0);
-  at::Tensor kernel = at::exp(-0.5 * (lag / sigma).square()) * (lag.abs() <= static_cast<double>(pad));
+  at::Tensor kernel =
+      at::exp(-0.5 * (lag / sigma).square()) * (lag.abs() <= static_cast<double>(pad));
   kernel = kernel / kernel.sum(1, true);
   return at::matmul(at::matmul(kernel, disc), kernel.t()).to(at::kFloat);
 }
@@ -111,7 +116,8 @@ at::Tensor transform_batch(at::Tensor x, const ImageTransformOptions& o, bool au
                                  : at::zeros({n}, at::kDouble);
     const at::Tensor scale =
         1 / (o.zoom_min + (o.zoom_max - o.zoom_min) * rng.split("zoom").uniform({n}, at::kDouble));
-    const at::Tensor c = scale * at::cos(angle), s = scale * at::sin(angle), zero = at::zeros_like(c);
+    const at::Tensor c = scale * at::cos(angle), s = scale * at::sin(angle),
+                     zero = at::zeros_like(c);
     const at::Tensor theta =
         at::stack({at::stack({c, -s, zero}, 1), at::stack({s, c, zero}, 1)}, 1).to(at::kFloat);
     const at::Tensor grid = at::affine_grid_generator(theta, x.sizes(), /*align_corners=*/false);
@@ -145,10 +151,10 @@ at::Tensor transform_batch(at::Tensor x, const ImageTransformOptions& o, bool au
   return x;
 }
 
-std::vector<int64_t> split_members(const std::vector<std::string>& names, const ImageTransformOptions& o,
-                                   const std::string& split) {
-  SP_CHECK(split == "train" || split == "valid" || split == "test" || split == "all", "split_members",
-           "expected train, valid, test or all, got ", split);
+std::vector<int64_t> split_members(const std::vector<std::string>& names,
+                                   const ImageTransformOptions& o, const std::string& split) {
+  SP_CHECK(split == "train" || split == "valid" || split == "test" || split == "all",
+           "split_members", "expected train, valid, test or all, got ", split);
   const int64_t n = static_cast<int64_t>(names.size());
   const Rng rng = Rng(o.split_seed).split("split");
   std::vector<int64_t> members;
@@ -165,7 +171,8 @@ std::vector<int64_t> split_members(const std::vector<std::string>& names, const 
 FileList list_files(const fs::path& folder, const std::vector<std::string>& extensions,
                     const std::string& split) {
   std::error_code ec;
-  if (!fs::exists(folder, ec)) throw MissingFileError("folder " + folder.string() + " does not exist");
+  if (!fs::exists(folder, ec))
+    throw MissingFileError("folder " + folder.string() + " does not exist");
   if (!fs::is_directory(folder, ec)) throw MissingFileError(folder.string() + " is not a folder");
   FileList list;
   fs::path root = folder;
@@ -174,7 +181,8 @@ FileList list_files(const fs::path& folder, const std::vector<std::string>& exte
   if (list.divided && split != "all") {
     root = folder / split;
     if (!fs::is_directory(root, ec))
-      throw MissingFileError("folder " + root.string() + " does not exist (its siblings hold the other splits)");
+      throw MissingFileError("folder " + root.string() +
+                             " does not exist (its siblings hold the other splits)");
   }
   fs::recursive_directory_iterator files(root, fs::directory_options::follow_directory_symlink, ec);
   if (ec) throw MissingFileError("folder " + root.string() + " cannot be read: " + ec.message());
@@ -200,15 +208,17 @@ FileList list_files(const fs::path& folder, const std::vector<std::string>& exte
   return list;
 }
 
-StoredImages::StoredImages(const ImageTransformOptions& options, std::string what, const std::string& split,
-                           std::vector<int64_t> members, std::function<at::Tensor(int64_t)> load)
+StoredImages::StoredImages(const ImageTransformOptions& options, std::string what,
+                           const std::string& split, std::vector<int64_t> members,
+                           std::function<at::Tensor(int64_t)> load)
     : options_(options),
       what_(std::move(what)),
       split_(split),
       members_(std::move(members)),
       load_(std::move(load)) {
   if (members_.empty())
-    throw DataError(what_ + ": its " + split + " split is empty; change split_by, valid_fraction or test_fraction");
+    throw DataError(what_ + ": its " + split +
+                    " split is empty; change split_by, valid_fraction or test_fraction");
   const int64_t bytes = 4 * options_.channels * options_.image_size * options_.image_size;
   const int64_t room = options_.cache_mib * (int64_t{1} << 20) / bytes;
   cache_.resize(static_cast<size_t>(std::min<int64_t>(room, size())));
@@ -219,15 +229,17 @@ Shape StoredImages::image_shape() const {
 }
 
 std::string StoredImages::describe() const {
-  return detail::concat(what_, ", ", split_, " split, ", size(), " images of ", to_string(image_shape()),
-                        options_.constant_flux ? ", constant flux" : "", options_.taper ? ", tapered" : "");
+  return detail::concat(what_, ", ", split_, " split, ", size(), " images of ",
+                        to_string(image_shape()), options_.constant_flux ? ", constant flux" : "",
+                        options_.taper ? ", tapered" : "");
 }
 
 at::Tensor StoredImages::batch(const std::vector<int64_t>& indices, const Rng& rng) const {
   const int64_t n = static_cast<int64_t>(indices.size());
   at::Tensor x = at::empty(batched(n, image_shape()), at::kFloat);
   for (const int64_t index : indices)
-    SP_CHECK(index >= 0 && index < size(), "StoredImages", "expected an index below ", size(), ", got ", index);
+    SP_CHECK(index >= 0 && index < size(), "StoredImages", "expected an index below ", size(),
+             ", got ", index);
   at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
     const at::NoGradGuard no_grad;
     for (int64_t i = begin; i < end; ++i) {

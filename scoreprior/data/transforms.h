@@ -1,8 +1,10 @@
 #pragma once
-/// What happens to a stored picture before a model sees it, in this order: centre crop to a square, grey or RGB,
-/// resize, [flip, rotation, zoom], taper, constant flux, dequantisation, [-1,1] for centred models.
+/// What happens to a stored picture before a model sees it, in this order: centre crop to a square,
+/// grey or RGB, resize, [flip, rotation, zoom], taper, constant flux, dequantisation, [-1,1] for
+/// centred models.
 ///
-/// Flips, rotations and zooms belong to the training split only; the other splits are the same pictures every time.
+/// Flips, rotations and zooms belong to the training split only; the other splits are the same
+/// pictures every time.
 
 #include <cstdint>
 #include <filesystem>
@@ -46,7 +48,8 @@ struct ImageTransformOptions {
     f("taper", taper, "multiply by a blurred disc, so that the edges are dark");
     f("taper_frac_radius_min", taper_frac_radius_min, "smallest radius of the disc [image sides]");
     f("taper_frac_radius_max", taper_frac_radius_max, "largest radius of the disc [image sides]");
-    f("taper_gaussian_blur_sigma", taper_gaussian_blur_sigma, "blur of the disc, one sigma [pixels]");
+    f("taper_gaussian_blur_sigma", taper_gaussian_blur_sigma,
+      "blur of the disc, one sigma [pixels]");
     f("constant_flux", constant_flux, "scale every image to the sum total_flux");
     f("total_flux", total_flux, "sum of all pixels of an image, with constant_flux");
     f("uniform_dequantization", uniform_dequantization, "add uniform noise of one grey level");
@@ -56,7 +59,8 @@ struct ImageTransformOptions {
     f("valid_fraction", valid_fraction, "share of the images in the valid split");
     f("test_fraction", test_fraction, "share of the images in the test split");
     f("split_seed", split_seed, "seed of split_by = hash");
-    f("cache_mib", cache_mib, "memory for resized images [MiB]; the rest is read again when needed");
+    f("cache_mib", cache_mib,
+      "memory for resized images [MiB]; the rest is read again when needed");
   }
 };
 
@@ -65,27 +69,32 @@ void check_transforms(const Config& config, const ImageTransformOptions& options
 
 /// The largest centred square of [C,H,W].
 at::Tensor centre_square(const at::Tensor& image);
-/// [C,H,W] with C in {1,2,3,4} -> [channels,H,W]; grey = 0.2989 R + 0.587 G + 0.114 B, alpha is dropped.
+/// [C,H,W] with C in {1,2,3,4} -> [channels,H,W]; grey = 0.2989 R + 0.587 G + 0.114 B, alpha is
+/// dropped.
 at::Tensor to_channels(const at::Tensor& image, int64_t channels);
-/// Triangle-filter resize of a centred window: [out,in] weights such that out = W in along one axis. The window spans
-/// `window` input pixels (zero outside the input); `antialias` widens the triangle to the reduction factor.
+/// Triangle-filter resize of a centred window: [out,in] weights such that out = W in along one
+/// axis. The window spans `window` input pixels (zero outside the input); `antialias` widens the
+/// triangle to the reduction factor.
 at::Tensor resize_weights(int64_t in, int64_t out, double window, bool antialias);
 /// [C,H,W] -> [C,size,size], the window spanning the whole input unless given [input pixels].
 at::Tensor resize_image(const at::Tensor& image, int64_t size, bool antialias, double window = 0);
-/// Indicator of distance <= radius from the centre of a size x size image, convolved with a Gaussian [pixels].
+/// Indicator of distance <= radius from the centre of a size x size image, convolved with a
+/// Gaussian [pixels].
 at::Tensor taper_mask(int64_t size, double radius, double sigma);
-/// Augmentation and normalisation of images already at their final size: x [n,C,S,S]. `augment` switches flips,
-/// rotation and zoom; then the taper radius is drawn per position, else per image index.
+/// Augmentation and normalisation of images already at their final size: x [n,C,S,S]. `augment`
+/// switches flips, rotation and zoom; then the taper radius is drawn per position, else per image
+/// index.
 at::Tensor transform_batch(at::Tensor x, const ImageTransformOptions& options, bool augment,
                            const std::vector<int64_t>& indices, const Rng& rng);
 
 /// The members of a split, in order: "train", "valid", "test" or "all".
-std::vector<int64_t> split_members(const std::vector<std::string>& names, const ImageTransformOptions& options,
-                                   const std::string& split);
+std::vector<int64_t> split_members(const std::vector<std::string>& names,
+                                   const ImageTransformOptions& options, const std::string& split);
 
-/// Files below `folder` (recursively) with one of the extensions (lower case, with dot), sorted. A folder with
-/// subfolders named as the splits is already divided: then only those of `split` and divided = true.
-/// Throws MissingFileError when the folder does not exist, DataError when nothing is found.
+/// Files below `folder` (recursively) with one of the extensions (lower case, with dot), sorted. A
+/// folder with subfolders named as the splits is already divided: then only those of `split` and
+/// divided = true. Throws MissingFileError when the folder does not exist, DataError when nothing
+/// is found.
 struct FileList {
   std::vector<std::filesystem::path> files;
   bool divided = false;
@@ -93,7 +102,8 @@ struct FileList {
 FileList list_files(const std::filesystem::path& folder, const std::vector<std::string>& extensions,
                     const std::string& split);
 
-/// A finite set whose images come from `load(member) -> [C,H,W]` float32 at final size, kept in memory up to cache_mib.
+/// A finite set whose images come from `load(member) -> [C,H,W]` float32 at final size, kept in
+/// memory up to cache_mib.
 class StoredImages : public Dataset {
  public:
   Shape image_shape() const override;

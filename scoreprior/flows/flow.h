@@ -23,8 +23,8 @@ class Flow {
   };
   /// Image from latent. train = true uses batch statistics and keeps what backward() needs.
   virtual Sample sample(const at::Tensor& z, bool train) = 0;
-  /// Gradient of sum(x_bar * x) + sum(log_det_bar * log_det) of the last sample(z, true) with respect to the flat
-  /// parameters, written over flat_grad(). x_bar [B,D], log_det_bar [B].
+  /// Gradient of sum(x_bar * x) + sum(log_det_bar * log_det) of the last sample(z, true) with
+  /// respect to the flat parameters, written over flat_grad(). x_bar [B,D], log_det_bar [B].
   virtual void backward(const at::Tensor& x_bar, const at::Tensor& log_det_bar) = 0;
 
   /// Latent from image: {z, log |dz/dx|}.
@@ -37,13 +37,14 @@ class Flow {
   virtual void load(const std::map<std::string, at::Tensor>& weights, const std::string& file) = 0;
   virtual void initialize(const Rng& rng) = 0;
 
-  /// Sets the statistics that sample(z, false) and inverse() use to the exact ones of the latents z [N,D], layer by
-  /// layer. Nothing to do for flows without such statistics.
+  /// Sets the statistics that sample(z, false) and inverse() use to the exact ones of the latents z
+  /// [N,D], layer by layer. Nothing to do for flows without such statistics.
   virtual void calibrate(const at::Tensor& z) {}
-  /// Frozen: sample(z, true) uses those statistics too and leaves them alone, so that the density being trained is the
-  /// density being drawn from, and rows of a batch are independent.
+  /// Frozen: sample(z, true) uses those statistics too and leaves them alone, so that the density
+  /// being trained is the density being drawn from, and rows of a batch are independent.
   virtual void freeze(bool on) {}
-  /// Everything besides the flat parameters that training changes, as one tensor; undefined if there is nothing.
+  /// Everything besides the flat parameters that training changes, as one tensor; undefined if
+  /// there is nothing.
   virtual at::Tensor flat_statistics() { return {}; }
 };
 

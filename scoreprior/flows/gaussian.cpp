@@ -93,7 +93,8 @@ class GaussianFlow final : public Flow {
     if (o_.rank == 0) return;
     const at::Tensor h = g * part("log_std").exp();  // gradient in z + U V^T z
     const at::Tensor inverse = at::linalg_inv(capacitance());
-    grad("mix_out").copy_(h.t().matmul(kept_.projected) + ld_sum * part("mix_in").matmul(inverse.t()));
+    grad("mix_out").copy_(h.t().matmul(kept_.projected) +
+                          ld_sum * part("mix_in").matmul(inverse.t()));
     grad("mix_in").copy_(kept_.z.t().matmul(h.matmul(part("mix_out"))) +
                          ld_sum * part("mix_out").matmul(inverse));
   }
@@ -118,7 +119,9 @@ class GaussianFlow final : public Flow {
 
   at::Tensor& flat_parameters() override { return parameters_; }
   at::Tensor& flat_grad() override { return gradient_; }
-  std::map<std::string, at::Tensor> named_tensors() const override { return map_.views(parameters_); }
+  std::map<std::string, at::Tensor> named_tensors() const override {
+    return map_.views(parameters_);
+  }
   void load(const std::map<std::string, at::Tensor>& weights, const std::string& file) override {
     map_.load(weights, file, parameters_);
   }
@@ -163,7 +166,8 @@ std::unique_ptr<Flow> make_gaussian_flow(GaussianFlowOptions o, const Config& co
                            std::to_string(context.dim));
   if (o.dim < 1) config.fail("dim", "the number of pixels is not known here; give dim");
   if (o.init_std <= 0) config.fail("init_std", "init_std must be positive");
-  if (o.softplus && o.init_mean < 0) config.fail("init_mean", "softplus pixels have a positive mean");
+  if (o.softplus && o.init_mean < 0)
+    config.fail("init_mean", "softplus pixels have a positive mean");
   return std::make_unique<GaussianFlow>(o, context);
 }
 
@@ -175,7 +179,8 @@ std::unique_ptr<Flow> make_gaussian_diagonal(const Config& config, const FlowCon
   return make_gaussian_flow(o, config, context);
 }
 
-/// A full Gaussian up to rank `rank`: covariance S (I + U V^T)(I + U V^T)^T S with S = diag(exp log_std).
+/// A full Gaussian up to rank `rank`: covariance S (I + U V^T)(I + U V^T)^T S with S = diag(exp
+/// log_std).
 std::unique_ptr<Flow> make_gaussian_low_rank(const Config& config, const FlowContext& context) {
   const GaussianFlowOptions o = config.read<LowRankGaussianOptions>();
   if (o.rank < 1) config.fail("rank", "rank must be at least 1");

@@ -36,13 +36,14 @@ RealNvp::RealNvp(const RealNvpOptions& options, at::ScalarType dtype,
   SP_CHECK(dtype == at::kFloat || dtype == at::kDouble, "realnvp", "float32 or float64 only");
   if (orders_.empty()) {
     const Rng rng = Rng(options.order_seed).split("realnvp.orders");
-    for (int64_t k = 0; k < options.n_flow; ++k) orders_.push_back(rng.at(k).permutation(options.dim));
+    for (int64_t k = 0; k < options.n_flow; ++k)
+      orders_.push_back(rng.at(k).permutation(options.dim));
   }
   SP_CHECK(static_cast<int64_t>(orders_.size()) == options.n_flow, "realnvp", "expected ",
            options.n_flow, " permutations, got ", orders_.size());
   for (const auto& order : orders_)
-    SP_CHECK(is_permutation_of(order, options.dim), "realnvp", "each order must be a permutation of 0..",
-             options.dim - 1);
+    SP_CHECK(is_permutation_of(order, options.dim), "realnvp",
+             "each order must be a permutation of 0..", options.dim - 1);
   make_plan();
   const auto type = at::TensorOptions().dtype(dtype);
   parameters_ = at::zeros({parameter_map_.size()}, type);
@@ -69,11 +70,13 @@ void RealNvp::make_plan() {
   for (int64_t k = 0; k < options_.n_flow; ++k)
     for (int which = 1; which <= 2; ++which) {
       detail::CouplingSlots s{};
-      const std::string norm = realnvp_key(k, which, "actnorm"), net = realnvp_key(k, which, "coupling");
+      const std::string norm = realnvp_key(k, which, "actnorm"),
+                        net = realnvp_key(k, which, "coupling");
       s.loc = parameter_map_.add(norm + ".loc", {1});
       s.log_scale_inv = parameter_map_.add(norm + ".log_scale_inv", {1});
       for (int i = 0; i < 2; ++i) {
-        const std::string layer = net + ".dense" + std::to_string(i), bn = net + ".bn" + std::to_string(i);
+        const std::string layer = net + ".dense" + std::to_string(i),
+                          bn = net + ".bn" + std::to_string(i);
         s.dense_weight[i] = parameter_map_.add(layer + ".weight", {H, i == 0 ? A : H});
         s.dense_bias[i] = parameter_map_.add(layer + ".bias", {H});
         if (!plan_.batch_norm) continue;
@@ -104,8 +107,10 @@ void RealNvp::make_engine() {
     plan_.source.push_back(std::move(permuted));
     plan_.source.push_back(std::move(reversed));
   }
-  if (dtype_ == at::kFloat) engine_f32_ = detail::make_realnvp_engine<float>(plan_);
-  else engine_f64_ = detail::make_realnvp_engine<double>(plan_);
+  if (dtype_ == at::kFloat)
+    engine_f32_ = detail::make_realnvp_engine<float>(plan_);
+  else
+    engine_f64_ = detail::make_realnvp_engine<double>(plan_);
 }
 
 void RealNvp::initialize(const Rng& rng) {
@@ -138,7 +143,8 @@ void RealNvp::initialize(const Rng& rng) {
   }
 }
 
-Flow::Sample RealNvp::run(const at::Tensor& z, bool batch_statistics, double momentum, bool keep) const {
+Flow::Sample RealNvp::run(const at::Tensor& z, bool batch_statistics, double momentum,
+                          bool keep) const {
   check_batched("realnvp", "z", z, {options_.dim});
   const at::Tensor in = z.to(dtype_).contiguous();
   const int64_t rows = in.size(0), D = options_.dim;
@@ -147,13 +153,16 @@ Flow::Sample RealNvp::run(const at::Tensor& z, bool batch_statistics, double mom
     using T = decltype(zero);
     const int64_t chunk = keep || batch_statistics ? rows : kDrawChunk;
     for (int64_t b = 0; b < rows; b += chunk)
-      engine->sample({parameters_.data_ptr<T>(), statistics_.data_ptr<T>(), in.data_ptr<T>() + b * D,
-                      std::min(chunk, rows - b), batch_statistics, momentum, keep,
-                      out.x.template data_ptr<T>() + b * D, out.log_det.template data_ptr<T>() + b});
+      engine->sample({parameters_.data_ptr<T>(), statistics_.data_ptr<T>(),
+                      in.data_ptr<T>() + b * D, std::min(chunk, rows - b), batch_statistics,
+                      momentum, keep, out.x.template data_ptr<T>() + b * D,
+                      out.log_det.template data_ptr<T>() + b});
   };
   if (rows == 0) return out;
-  if (dtype_ == at::kFloat) go(engine_f32_.get(), float{});
-  else go(engine_f64_.get(), double{});
+  if (dtype_ == at::kFloat)
+    go(engine_f32_.get(), float{});
+  else
+    go(engine_f64_.get(), double{});
   return out;
 }
 
@@ -186,12 +195,14 @@ Flow::Sample RealNvp::inverse(const at::Tensor& x) const {
   const auto go = [&](auto* engine, auto zero) {
     using T = decltype(zero);
     for (int64_t b = 0; b < rows; b += kDrawChunk)
-      engine->inverse(parameters_.data_ptr<T>(), statistics_.data_ptr<T>(), in.data_ptr<T>() + b * D,
-                      std::min(kDrawChunk, rows - b), out.x.template data_ptr<T>() + b * D,
-                      out.log_det.template data_ptr<T>() + b);
+      engine->inverse(parameters_.data_ptr<T>(), statistics_.data_ptr<T>(),
+                      in.data_ptr<T>() + b * D, std::min(kDrawChunk, rows - b),
+                      out.x.template data_ptr<T>() + b * D, out.log_det.template data_ptr<T>() + b);
   };
-  if (dtype_ == at::kFloat) go(engine_f32_.get(), float{});
-  else go(engine_f64_.get(), double{});
+  if (dtype_ == at::kFloat)
+    go(engine_f32_.get(), float{});
+  else
+    go(engine_f64_.get(), double{});
   return out;
 }
 
@@ -232,12 +243,14 @@ std::unique_ptr<Flow> make_realnvp(const Config& config, const FlowContext& cont
   if (context.dim != 0 && o.dim != context.dim)
     config.fail("dim", "the flow has " + std::to_string(o.dim) + " pixels, the image has " +
                            std::to_string(context.dim));
-  if (o.dim < 2) config.fail("dim", "a RealNVP needs at least 2 pixels, got " + std::to_string(o.dim));
+  if (o.dim < 2)
+    config.fail("dim", "a RealNVP needs at least 2 pixels, got " + std::to_string(o.dim));
   if (o.n_flow < 1) config.fail("n_flow", "n_flow must be at least 1");
   if (o.seqfrac < 1) config.fail("seqfrac", "seqfrac must be at least 1");
   if (o.norm_clip < 0) config.fail("norm_clip", "norm_clip must not be negative");
   if (o.init_std < 0) config.fail("init_std", "init_std must not be negative");
-  if (o.softplus && o.init_mean < 0) config.fail("init_mean", "softplus pixels have a positive mean");
+  if (o.softplus && o.init_mean < 0)
+    config.fail("init_mean", "softplus pixels have a positive mean");
   return std::make_unique<RealNvp>(o, context.dtype);
 }
 

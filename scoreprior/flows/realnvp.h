@@ -37,19 +37,22 @@ struct RealNvpOptions {
   }
 };
 
-/// RealNVP [Dinh17] as used for image posteriors [Sun21]. From the image to the latent, for k = 0..n_flow-1:
-///   actnorm1, coupling1, reversal of the pixels, actnorm2, coupling2, reversal, permutation orders[k]
-/// with actnorm y = (x + loc) exp(-log_scale_inv) (scalars) and coupling y_b = (x_b + t) exp(tanh s), where
-/// [s, t] = net(x_a): dense, leaky-ReLU(0.01), batch norm, dense, leaky-ReLU, batch norm, dense times exp(3 scale).
-/// Batch norm uses eps 1e-2 and running = 0.9 running + 0.1 batch with the biased variance.
-/// `softplus` appends x = exp(a) softplus(u) on the way to the image.
+/// RealNVP [Dinh17] as used for image posteriors [Sun21]. From the image to the latent, for k =
+/// 0..n_flow-1:
+///   actnorm1, coupling1, reversal of the pixels, actnorm2, coupling2, reversal, permutation
+///   orders[k]
+/// with actnorm y = (x + loc) exp(-log_scale_inv) (scalars) and coupling y_b = (x_b + t) exp(tanh
+/// s), where [s, t] = net(x_a): dense, leaky-ReLU(0.01), batch norm, dense, leaky-ReLU, batch norm,
+/// dense times exp(3 scale). Batch norm uses eps 1e-2 and running = 0.9 running + 0.1 batch with
+/// the biased variance. `softplus` appends x = exp(a) softplus(u) on the way to the image.
 ///
-/// With batch statistics a normalised activation cannot exceed sqrt(B-1); with running statistics nothing bounds it, and
-/// couplings amplify what lies outside the training range from one to the next: without further measures some draws
-/// explode. `norm_clip` bounds it in both cases (never active in training while B <= norm_clip^2 + 1).
+/// With batch statistics a normalised activation cannot exceed sqrt(B-1); with running statistics
+/// nothing bounds it, and couplings amplify what lies outside the training range from one to the
+/// next: without further measures some draws explode. `norm_clip` bounds it in both cases (never
+/// active in training while B <= norm_clip^2 + 1).
 ///
-///   Cost of sample + backward: 6 B (number of weights) operations; the tape holds about 3 n_flow D B numbers.
-///   CPU, float32 and float64.
+///   Cost of sample + backward: 6 B (number of weights) operations; the tape holds about 3 n_flow D
+///   B numbers. CPU, float32 and float64.
 class RealNvp final : public Flow {
  public:
   /// orders[k]: permutation of 0..dim-1; empty = drawn from options.order_seed.

@@ -33,7 +33,8 @@ namespace adam_avx2 {
 
 namespace {
 
-constexpr int64_t kPiece = 1 << 14;  // elements: the five streams of a piece fit the second-level cache
+constexpr int64_t kPiece =
+    1 << 14;  // elements: the five streams of a piece fit the second-level cache
 
 template <class T>
 struct BufferAdamKernels {
@@ -53,8 +54,8 @@ struct BufferAdamKernels {
 };
 
 template <class T>
-double adam_step(T* p, const T* g, T* m, T* v, T* average, int64_t n, const BufferAdamOptions& o, int64_t step,
-                 double learning_rate) {
+double adam_step(T* p, const T* g, T* m, T* v, T* average, int64_t n, const BufferAdamOptions& o,
+                 int64_t step, double learning_rate) {
   static const BufferAdamKernels<T> kernels;
   const int64_t pieces = (n + kPiece - 1) / kPiece;
   std::vector<double> sums(pieces);
@@ -88,26 +89,28 @@ double adam_step(T* p, const T* g, T* m, T* v, T* average, int64_t n, const Buff
 
 BufferAdam::BufferAdam(const at::Tensor& parameters, const BufferAdamOptions& options)
     : options_(options), m_(at::zeros_like(parameters)), v_(at::zeros_like(parameters)) {
-  SP_CHECK(parameters.dim() == 1 && parameters.is_contiguous() && parameters.device().is_cpu(), "adam",
-           "expected one flat contiguous CPU buffer");
+  SP_CHECK(parameters.dim() == 1 && parameters.is_contiguous() && parameters.device().is_cpu(),
+           "adam", "expected one flat contiguous CPU buffer");
   if (options.ema > 0) average_ = at::zeros_like(parameters);
 }
 
 double BufferAdam::step(at::Tensor& parameters, const at::Tensor& gradient, double learning_rate) {
-  SP_CHECK(parameters.sizes() == m_.sizes() && gradient.sizes() == m_.sizes() && gradient.is_contiguous() &&
-               gradient.scalar_type() == m_.scalar_type(),
-           "adam", "expected parameters and gradient ", m_.sizes(), ", got ", parameters.sizes(), " and ",
-           gradient.sizes());
+  SP_CHECK(parameters.sizes() == m_.sizes() && gradient.sizes() == m_.sizes() &&
+               gradient.is_contiguous() && gradient.scalar_type() == m_.scalar_type(),
+           "adam", "expected parameters and gradient ", m_.sizes(), ", got ", parameters.sizes(),
+           " and ", gradient.sizes());
   const int64_t n = m_.numel();
   double norm;
   if (m_.scalar_type() == at::kFloat)
-    norm = adam_step(parameters.data_ptr<float>(), gradient.data_ptr<float>(), m_.data_ptr<float>(),
-                     v_.data_ptr<float>(), average_.defined() ? average_.data_ptr<float>() : nullptr, n,
-                     options_, steps_ + 1, learning_rate);
+    norm =
+        adam_step(parameters.data_ptr<float>(), gradient.data_ptr<float>(), m_.data_ptr<float>(),
+                  v_.data_ptr<float>(), average_.defined() ? average_.data_ptr<float>() : nullptr,
+                  n, options_, steps_ + 1, learning_rate);
   else
-    norm = adam_step(parameters.data_ptr<double>(), gradient.data_ptr<double>(), m_.data_ptr<double>(),
-                     v_.data_ptr<double>(), average_.defined() ? average_.data_ptr<double>() : nullptr, n,
-                     options_, steps_ + 1, learning_rate);
+    norm =
+        adam_step(parameters.data_ptr<double>(), gradient.data_ptr<double>(), m_.data_ptr<double>(),
+                  v_.data_ptr<double>(), average_.defined() ? average_.data_ptr<double>() : nullptr,
+                  n, options_, steps_ + 1, learning_rate);
   if (std::isfinite(norm)) {
     ++steps_;
     if (average_.defined()) ++averaged_steps_;

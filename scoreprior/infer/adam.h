@@ -16,21 +16,25 @@ struct BufferAdamOptions {
     f("adam_beta2", beta2, "decay of Adam's second moment");
     f("adam_eps", eps, "added to Adam's denominator");
     f("grad_clip", clip, "bound on the norm of the whole gradient; 0 = none");
-    f("ema", ema, "decay of the running average of the parameters, used for the draws; 0 = last parameters");
+    f("ema", ema,
+      "decay of the running average of the parameters, used for the draws; 0 = last parameters");
   }
 };
 
 /// Adam on one flat buffer, clipping and averaging included, in one sweep over memory:
 ///   g <- g c / max(|g| + 1e-6, c),  m, v as usual, bias-corrected,  p -= lr m / (sqrt(v) + eps).
-/// CPU, contiguous float32 or float64. Sums run in fixed pieces: the result does not depend on the thread count.
+/// CPU, contiguous float32 or float64. Sums run in fixed pieces: the result does not depend on the
+/// thread count.
 class BufferAdam {
  public:
   BufferAdam(const at::Tensor& parameters, const BufferAdamOptions& options);
 
-  /// One update; returns the norm of the gradient before clipping. With a norm that is not finite nothing changes.
+  /// One update; returns the norm of the gradient before clipping. With a norm that is not finite
+  /// nothing changes.
   double step(at::Tensor& parameters, const at::Tensor& gradient, double learning_rate);
 
-  /// The averaged parameters (bias-corrected); the parameters themselves when there is no average yet.
+  /// The averaged parameters (bias-corrected); the parameters themselves when there is no average
+  /// yet.
   at::Tensor averaged(const at::Tensor& parameters) const;
   /// Forget what was averaged so far.
   void restart_average();

@@ -2,7 +2,8 @@
 
 namespace scoreprior {
 
-#define SP_ENTRY(name, make, help) std::unique_ptr<Inference> make(const Config&, const InferenceContext&);
+#define SP_ENTRY(name, make, help) \
+  std::unique_ptr<Inference> make(const Config&, const InferenceContext&);
 #include "scoreprior/infer/catalog.def"
 #undef SP_ENTRY
 

@@ -28,7 +28,8 @@ class Inference {
  public:
   virtual ~Inference() = default;
   /// Never throws on numerics: non-finite densities are counted, statuses go to Draws::summary.
-  virtual Draws run(const Target& target, const Rng& rng, Observer& observer, StateStore& store) const = 0;
+  virtual Draws run(const Target& target, const Rng& rng, Observer& observer,
+                    StateStore& store) const = 0;
 };
 
 struct InferenceContext {

@@ -36,7 +36,8 @@ struct MapOptions {
     f("init_std", init_std, "pixel standard deviation of the starting images");
     f("lambda_data", lambda_data, "weight of the log-likelihood");
     f("lambda_prior", lambda_prior, "weight of the log-prior");
-    f("tolerance", tolerance, "converged when the last tenth of the steps gains less than this [nats] at the best start");
+    f("tolerance", tolerance,
+      "converged when the last tenth of the steps gains less than this [nats] at the best start");
     f("checkpoint_every", checkpoint_every, "steps between checkpoints; 0 = only when interrupted");
   }
 };
@@ -50,17 +51,21 @@ class MapInference final : public Inference {
     if (o_.starts < 1) config.fail("starts", "starts must be positive");
     if (!(o_.lr > 0)) config.fail("lr", "lr must be positive");
     if (o_.init_std < 0) config.fail("init_std", "init_std must not be negative");
-    if (o_.softplus && !(o_.init_mean > 0)) config.fail("init_mean", "softplus pixels have a positive mean");
+    if (o_.softplus && !(o_.init_mean > 0))
+      config.fail("init_mean", "softplus pixels have a positive mean");
   }
 
-  Draws run(const Target& target, const Rng& rng, Observer& observer, StateStore& store) const override {
+  Draws run(const Target& target, const Rng& rng, Observer& observer,
+            StateStore& store) const override {
     const auto begin_time = std::chrono::steady_clock::now();
     const Shape event = target_event_shape(target);
     const int64_t dim = numel(event);
     const auto type = at::TensorOptions().dtype(context_.dtype);
-    const double level = o_.softplus ? o_.init_mean + std::log(-std::expm1(-o_.init_mean)) : o_.init_mean;
+    const double level =
+        o_.softplus ? o_.init_mean + std::log(-std::expm1(-o_.init_mean)) : o_.init_mean;
     at::Tensor u =
-        (rng.split("start").normal({o_.starts, dim}, context_.dtype) * o_.init_std + level).flatten();
+        (rng.split("start").normal({o_.starts, dim}, context_.dtype) * o_.init_std + level)
+            .flatten();
     BufferAdam adam(u, BufferAdamOptions{});
     std::vector<double> curve;
     int64_t step = 0, dropped = 0;
@@ -69,7 +74,8 @@ class MapInference final : public Inference {
     Draws draws;
     draws.summary.status = Status::kMaxSteps;
     const Rng densities = rng.split("densities");
-    at::Tensor best_value = at::full({o_.starts}, -INFINITY, type), best = at::zeros({o_.starts, dim}, type);
+    at::Tensor best_value = at::full({o_.starts}, -INFINITY, type),
+               best = at::zeros({o_.starts, dim}, type);
     observer.begin("maximum a posteriori", o_.steps);
     // The last pass only looks: the image returned is the one whose value is reported.
     for (; step <= o_.steps; ++step) {
@@ -79,8 +85,10 @@ class MapInference final : public Inference {
       const Rng here = densities.at(step);
       const auto [lp, gp] = target.prior.value_and_score(images, here.split("prior"));
       const auto [ll, gl] = target.likelihood.value_and_score(images, here.split("likelihood"));
-      const at::Tensor value = (ll.to(type) * o_.lambda_data + lp.to(type) * o_.lambda_prior).flatten();
-      at::Tensor g = (gl.to(type) * o_.lambda_data + gp.to(type) * o_.lambda_prior).view({o_.starts, dim});
+      const at::Tensor value =
+          (ll.to(type) * o_.lambda_data + lp.to(type) * o_.lambda_prior).flatten();
+      at::Tensor g =
+          (gl.to(type) * o_.lambda_data + gp.to(type) * o_.lambda_prior).view({o_.starts, dim});
       const at::Tensor good = at::isfinite(value).logical_and(at::isfinite(g).all(1));
       dropped += o_.starts - good.sum().item<int64_t>();
       if (step == o_.steps) {
@@ -93,18 +101,22 @@ class MapInference final : public Inference {
       const double top = at::where(good, value, at::full({}, -INFINITY, type)).max().item<double>();
       curve.push_back(-top);
       const double t = static_cast<double>(step) / static_cast<double>(o_.steps);
-      adam.step(u, g.flatten(), o_.lr * (o_.lr_final + (1 - o_.lr_final) * 0.5 * (1 + std::cos(M_PI * t))));
+      adam.step(u, g.flatten(),
+                o_.lr * (o_.lr_final + (1 - o_.lr_final) * 0.5 * (1 + std::cos(M_PI * t))));
       observer.step(step + 1, {{"loss", -top}});
       const bool stop = observer.stop_requested();
       if (stop || (o_.checkpoint_every > 0 && (step + 1) % o_.checkpoint_every == 0))
         store.save({{"u", u.clone()},
                     {"adam_m", adam.first().clone()},
                     {"adam_v", adam.second().clone()},
-                    {"counters", at::tensor(std::vector<int64_t>{step + 1, dropped, adam.steps(), o_.steps}, at::kLong)},
+                    {"counters",
+                     at::tensor(std::vector<int64_t>{step + 1, dropped, adam.steps(), o_.steps},
+                                at::kLong)},
                     {"curve_loss", at::tensor(curve, at::kDouble)}});
       if (stop) {
         draws.summary.status = Status::kInterrupted;
-        best = o_.softplus ? at::softplus(u.view({o_.starts, dim}), 1, 50) : u.view({o_.starts, dim}).clone();
+        best = o_.softplus ? at::softplus(u.view({o_.starts, dim}), 1, 50)
+                           : u.view({o_.starts, dim}).clone();
         ++step;
         break;
       }
@@ -116,11 +128,13 @@ class MapInference final : public Inference {
                             ? curve[curve.size() - 1 - tenth] - curve.back()
                             : INFINITY;
     Summary& s = draws.summary;
-    if (!at::isfinite(best).all().item<bool>() || (!curve.empty() && !std::isfinite(curve.back()))) {
+    if (!at::isfinite(best).all().item<bool>() ||
+        (!curve.empty() && !std::isfinite(curve.back()))) {
       s.status = Status::kDiverged;
       s.message = "the density or its gradient is not finite";
     } else if (s.status == Status::kInterrupted) {
-      s.message = detail::concat("stopped after ", step, " of ", o_.steps, " steps; run again to go on");
+      s.message =
+          detail::concat("stopped after ", step, " of ", o_.steps, " steps; run again to go on");
     } else if (std::abs(gain) <= o_.tolerance) {
       s.status = Status::kConverged;
       s.message = detail::concat("gained ", gain, " nats over the last ", tenth, " steps");
@@ -134,8 +148,10 @@ class MapInference final : public Inference {
     s.numbers["density_evaluations"] = static_cast<double>(curve.size() * o_.starts);
     s.numbers["gain"] = gain;
     s.numbers["invalid_draws"] = 0;
-    if (s.status != Status::kInterrupted) s.numbers["log_posterior"] = best_value.max().item<double>();
-    s.numbers["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_time).count();
+    if (s.status != Status::kInterrupted)
+      s.numbers["log_posterior"] = best_value.max().item<double>();
+    s.numbers["seconds"] =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_time).count();
     observer.note(s.message);
     return draws;
   }
@@ -175,7 +191,8 @@ class MapInference final : public Inference {
 
 }  // namespace
 
-/// argmax of w_data log p(y|x) + w_prior log p(x); with `softplus` in the parametrisation x = softplus(u).
+/// argmax of w_data log p(y|x) + w_prior log p(x); with `softplus` in the parametrisation x =
+/// softplus(u).
 std::unique_ptr<Inference> make_map(const Config& config, const InferenceContext& context) {
   return std::make_unique<MapInference>(config, context);
 }

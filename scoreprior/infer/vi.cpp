@@ -41,7 +41,8 @@ struct VariationalOptions : BufferAdamOptions {
     f("batch", batch, "draws per step");
     f("lr", lr, "learning rate");
     f("warmup", warmup, "steps over which the learning rate rises from 0; 0 = none");
-    f("decay_from", decay_from, "fraction of the steps after which the learning rate falls (half cosine); 1 = never");
+    f("decay_from", decay_from,
+      "fraction of the steps after which the learning rate falls (half cosine); 1 = never");
     f("lr_final", lr_final, "learning rate at the end, as a fraction of lr");
     f("freeze_from", freeze_from,
       "fraction of the steps after which the flow's batch statistics are fixed; 1 = never");
@@ -51,19 +52,22 @@ struct VariationalOptions : BufferAdamOptions {
     f("anneal", anneal, "let the data in gradually: weight 1/(1+exp(-rate (step-pivot)))");
     f("anneal_rate", anneal_rate, "rate of that sigmoid [1/steps]");
     f("anneal_pivot", anneal_pivot, "step at which it reaches one half");
-    f("anneal_entropy", anneal_entropy, "start with a larger entropy weight: max(10^(order - step/decay), 1)");
+    f("anneal_entropy", anneal_entropy,
+      "start with a larger entropy weight: max(10^(order - step/decay), 1)");
     f("entropy_start_order", entropy_start_order, "its logarithm (base 10) at step 0");
     f("entropy_decay_steps", entropy_decay_steps, "steps per factor of 10");
     f("n_draws", n_draws, "posterior draws at the end");
     f("checkpoint_every", checkpoint_every, "steps between checkpoints; 0 = only when interrupted");
     f("plateau_tolerance", plateau_tolerance,
-      "converged when the loss falls by less than this between the last two windows [nats], or not significantly");
+      "converged when the loss falls by less than this between the last two windows [nats], or not "
+      "significantly");
     BufferAdamOptions::fields(f);
   }
 };
 
-// Draws are invalid when not finite, or when some pixel lies this many robust standard deviations from the median of
-// the draws: no posterior a flow was fitted to reaches there, an exploding draw does.
+// Draws are invalid when not finite, or when some pixel lies this many robust standard deviations
+// from the median of the draws: no posterior a flow was fitted to reaches there, an exploding draw
+// does.
 constexpr double kFarOutside = 30;
 constexpr int64_t kCalibrationBatches = 16;
 
@@ -86,7 +90,8 @@ std::pair<double, double> batch_means(const double* v, int64_t n) {
     square += (s / size) * (s / size);
   }
   mean /= blocks;
-  const double variance = std::max(square / blocks - mean * mean, 0.0) / std::max<int64_t>(blocks - 1, 1);
+  const double variance =
+      std::max(square / blocks - mean * mean, 0.0) / std::max<int64_t>(blocks - 1, 1);
   return {mean, std::sqrt(variance)};
 }
 
@@ -118,7 +123,8 @@ class VariationalInference final : public Inference {
       if (!(value > 0)) config.fail(key, std::string(key) + " must be positive");
     };
     const auto fraction = [&](const char* key, double value) {
-      if (!(value >= 0 && value <= 1)) config.fail(key, std::string(key) + " must be between 0 and 1");
+      if (!(value >= 0 && value <= 1))
+        config.fail(key, std::string(key) + " must be between 0 and 1");
     };
     positive("steps", o_.steps);
     positive("batch", o_.batch);
@@ -130,14 +136,16 @@ class VariationalInference final : public Inference {
     fraction("freeze_from", o_.freeze_from);
     fraction("lr_final", o_.lr_final);
     if (o_.warmup < 0) config.fail("warmup", "warmup must not be negative");
-    if (o_.checkpoint_every < 0) config.fail("checkpoint_every", "checkpoint_every must not be negative");
+    if (o_.checkpoint_every < 0)
+      config.fail("checkpoint_every", "checkpoint_every must not be negative");
     if (!(o_.ema >= 0 && o_.ema < 1)) config.fail("ema", "ema must be in [0, 1)");
     // Read the flow's settings now: a mistake there must not wait for the data to be loaded.
     const int64_t dim = flow_.get<int64_t>("dim", 0);
     flows().make(flow_, "realnvp", FlowContext{dim > 0 ? int64_t{0} : int64_t{2}, context.dtype});
   }
 
-  Draws run(const Target& target, const Rng& rng, Observer& observer, StateStore& store) const override;
+  Draws run(const Target& target, const Rng& rng, Observer& observer,
+            StateStore& store) const override;
 
  private:
   struct Progress {
@@ -155,7 +163,8 @@ class VariationalInference final : public Inference {
   ElboWeights weights(int64_t step) const {
     ElboWeights w{o_.lambda_data, o_.lambda_prior, o_.lambda_entropy};
     if (o_.anneal) w.data *= sigmoid_anneal(step, o_.anneal_rate, o_.anneal_pivot);
-    if (o_.anneal_entropy) w.entropy *= power_anneal(step, o_.entropy_start_order, o_.entropy_decay_steps);
+    if (o_.anneal_entropy)
+      w.entropy *= power_anneal(step, o_.entropy_start_order, o_.entropy_decay_steps);
     return w;
   }
   int64_t freeze_step() const { return static_cast<int64_t>(std::ceil(o_.freeze_from * o_.steps)); }
@@ -177,14 +186,16 @@ std::map<std::string, at::Tensor> VariationalInference::state(Flow& flow, Buffer
   s["adam_m"] = adam.first().clone();
   s["adam_v"] = adam.second().clone();
   if (adam.average().defined()) s["average"] = adam.average().clone();
-  s["counters"] = at::tensor(
-      std::vector<int64_t>{p.step, p.dropped, p.skipped, adam.steps(), adam.averaged_steps(), o_.steps},
-      at::kLong);
-  for (int c = 0; c < kCurves; ++c) s[std::string("curve_") + kCurveNames[c]] = at::tensor(p.curves[c], at::kDouble);
+  s["counters"] = at::tensor(std::vector<int64_t>{p.step, p.dropped, p.skipped, adam.steps(),
+                                                  adam.averaged_steps(), o_.steps},
+                             at::kLong);
+  for (int c = 0; c < kCurves; ++c)
+    s[std::string("curve_") + kCurveNames[c]] = at::tensor(p.curves[c], at::kDouble);
   return s;
 }
 
-bool VariationalInference::restore(StateStore& store, Flow& flow, BufferAdam& adam, Progress& p) const {
+bool VariationalInference::restore(StateStore& store, Flow& flow, BufferAdam& adam,
+                                   Progress& p) const {
   std::map<std::string, at::Tensor> s;
   if (!store.load(s)) return false;
   const auto take = [&s](const std::string& name, at::Tensor into) {
@@ -203,8 +214,8 @@ bool VariationalInference::restore(StateStore& store, Flow& flow, BufferAdam& ad
   take("counters", counters);
   const int64_t* n = counters.data_ptr<int64_t>();
   if (n[5] != o_.steps)
-    throw DataError("checkpoint: made for " + std::to_string(n[5]) + " steps, now " + std::to_string(o_.steps) +
-                    " are asked for; the schedules differ");
+    throw DataError("checkpoint: made for " + std::to_string(n[5]) + " steps, now " +
+                    std::to_string(o_.steps) + " are asked for; the schedules differ");
   p.step = n[0];
   p.dropped = n[1];
   p.skipped = n[2];
@@ -239,15 +250,18 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
   while (p.step < o_.steps) {
     const int64_t t = p.step;
     if (t == freeze_at) {
-      // Statistics over many batches instead of a lagging average of small ones; from here on the density that is
-      // trained is the density that is drawn from.
-      flow->calibrate(rng.split("calibrate").normal({kCalibrationBatches * o_.batch, dim}, context_.dtype));
+      // Statistics over many batches instead of a lagging average of small ones; from here on the
+      // density that is trained is the density that is drawn from.
+      flow->calibrate(
+          rng.split("calibrate").normal({kCalibrationBatches * o_.batch, dim}, context_.dtype));
       flow->freeze(true);
       adam.restart_average();
     }
-    const at::Tensor before = flow->flat_statistics().defined() ? flow->flat_statistics().clone() : at::Tensor();
-    const ElboEstimate e = elbo_step(*flow, target, latents.at(t).normal({o_.batch, dim}, context_.dtype),
-                                     densities.at(t), weights(t), context_.device);
+    const at::Tensor before =
+        flow->flat_statistics().defined() ? flow->flat_statistics().clone() : at::Tensor();
+    const ElboEstimate e =
+        elbo_step(*flow, target, latents.at(t).normal({o_.batch, dim}, context_.dtype),
+                  densities.at(t), weights(t), context_.device);
     double norm = NAN;
     if (e.rows > 0) norm = adam.step(flow->flat_parameters(), flow->flat_grad(), learning_rate(t));
     const bool usable = e.rows > 0 && std::isfinite(norm);
@@ -265,7 +279,8 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
                            {"grad_norm", norm},
                            {"lr", learning_rate(t)}});
     const bool stop = observer.stop_requested() && p.step < o_.steps;
-    if (stop || p.step == o_.steps || (o_.checkpoint_every > 0 && p.step % o_.checkpoint_every == 0))
+    if (stop || p.step == o_.steps ||
+        (o_.checkpoint_every > 0 && p.step % o_.checkpoint_every == 0))
       store.save(state(*flow, adam, p));
     if (stop) {
       summary.status = Status::kInterrupted;
@@ -278,20 +293,24 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
   }
   observer.end();
 
-  for (int c = 0; c < kCurves; ++c) draws.history[kCurveNames[c]] = at::tensor(p.curves[c], at::kDouble);
+  for (int c = 0; c < kCurves; ++c)
+    draws.history[kCurveNames[c]] = at::tensor(p.curves[c], at::kDouble);
 
-  // The plateau is judged at the full learning rate: a falling one flattens any curve. Weights as they end.
+  // The plateau is judged at the full learning rate: a falling one flattens any curve. Weights as
+  // they end.
   std::vector<double> loss(p.step);
   for (int64_t t = 0; t < p.step; ++t)
     loss[t] = o_.lambda_data * p.curves[kData][t] + o_.lambda_prior * p.curves[kPrior][t] +
               o_.lambda_entropy * p.curves[kEntropy][t];
-  const int64_t full_rate = o_.decay_from >= 0.3 ? static_cast<int64_t>(o_.decay_from * o_.steps) : o_.steps;
+  const int64_t full_rate =
+      o_.decay_from >= 0.3 ? static_cast<int64_t>(o_.decay_from * o_.steps) : o_.steps;
   const Plateau plateau = find_plateau(loss, std::min(full_rate, p.step), o_.plateau_tolerance);
   if (summary.status == Status::kMaxSteps && plateau.reached) summary.status = Status::kConverged;
 
   if (o_.ema > 0) flow->flat_parameters().copy_(adam.averaged(flow->flat_parameters()));
   if (p.step <= freeze_at)
-    flow->calibrate(rng.split("calibrate").normal({kCalibrationBatches * o_.batch, dim}, context_.dtype));
+    flow->calibrate(
+        rng.split("calibrate").normal({kCalibrationBatches * o_.batch, dim}, context_.dtype));
   draw(*flow, rng.split("draws"), event, draws);
 
   auto& numbers = summary.numbers;
@@ -319,8 +338,9 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
   std::string& m = summary.message;
   switch (summary.status) {
     case Status::kConverged:
-      m = detail::concat("loss level at ", plateau.mean, " +- ", plateau.error, " nats (fell by ", plateau.fall,
-                         " +- ", plateau.fall_error, " between the last two windows)");
+      m = detail::concat("loss level at ", plateau.mean, " +- ", plateau.error, " nats (fell by ",
+                         plateau.fall, " +- ", plateau.fall_error,
+                         " between the last two windows)");
       break;
     case Status::kInterrupted:
       m = detail::concat("stopped after ", p.step, " of ", o_.steps, " steps; run again to go on");
@@ -335,14 +355,17 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
               : detail::concat("too few steps (", p.step, ") to judge convergence");
   }
   if (p.dropped > 0)
-    m += detail::concat("; ", p.dropped, " draws of ", p.step * o_.batch, " had non-finite densities and were left out");
+    m += detail::concat("; ", p.dropped, " draws of ", p.step * o_.batch,
+                        " had non-finite densities and were left out");
   if (invalid > 0)
-    m += detail::concat("; ", invalid, " invalid draws were replaced (", 100 * numbers["invalid_fraction"], " %)");
+    m += detail::concat("; ", invalid, " invalid draws were replaced (",
+                        100 * numbers["invalid_fraction"], " %)");
   observer.note(m);
   return draws;
 }
 
-void VariationalInference::draw(Flow& flow, const Rng& rng, const Shape& event, Draws& draws) const {
+void VariationalInference::draw(Flow& flow, const Rng& rng, const Shape& event,
+                                Draws& draws) const {
   const int64_t dim = numel(event), n = o_.n_draws;
   std::vector<at::Tensor> xs, log_qs;
   at::Tensor median, spread;
@@ -376,7 +399,8 @@ void VariationalInference::draw(Flow& flow, const Rng& rng, const Shape& event, 
   auto& numbers = draws.summary.numbers;
   numbers["draws"] = static_cast<double>(have);
   numbers["invalid_draws"] = static_cast<double>(invalid);
-  numbers["invalid_fraction"] = seen > 0 ? static_cast<double>(invalid) / static_cast<double>(seen) : 0;
+  numbers["invalid_fraction"] =
+      seen > 0 ? static_cast<double>(invalid) / static_cast<double>(seen) : 0;
 }
 
 }  // namespace
@@ -384,8 +408,8 @@ void VariationalInference::draw(Flow& flow, const Rng& rng, const Shape& event, 
 Shape target_event_shape(const Target& target) {
   const Shape prior = target.prior.event_shape(), likelihood = target.likelihood.event_shape();
   if (prior.empty()) return likelihood;
-  SP_CHECK(likelihood.empty() || likelihood == prior, "target", "the prior is over ", to_string(prior),
-           ", the likelihood over ", to_string(likelihood));
+  SP_CHECK(likelihood.empty() || likelihood == prior, "target", "the prior is over ",
+           to_string(prior), ", the likelihood over ", to_string(likelihood));
   return prior;
 }
 
@@ -442,7 +466,8 @@ ElboEstimate elbo_step(Flow& flow, const Target& target, const at::Tensor& z, co
   return e;
 }
 
-/// DPI [Sun21, Feng23]: a flow fitted to the posterior by stochastic gradients of the evidence lower bound.
+/// DPI [Sun21, Feng23]: a flow fitted to the posterior by stochastic gradients of the evidence
+/// lower bound.
 std::unique_ptr<Inference> make_dpi(const Config& config, const InferenceContext& context) {
   return std::make_unique<VariationalInference>(config, context);
 }

@@ -15,15 +15,18 @@ struct ElboWeights {
   double data = 1, prior = 1, entropy = 1;
 };
 
-/// One estimate of L = E_q[-w_data log p(y|x) - w_prior log p(x) + w_entropy log q(x)], x = flow(z).
+/// One estimate of L = E_q[-w_data log p(y|x) - w_prior log p(x) + w_entropy log q(x)], x =
+/// flow(z).
 struct ElboEstimate {
-  double loss = 0, data = 0, prior = 0, entropy = 0;  ///< batch means: L, -log p(y|x), -log p(x), log q(x)
-  int64_t rows = 0;                                   ///< rows with finite densities and gradients
-  int64_t dropped = 0;                                ///< the others, which count for nothing
+  double loss = 0, data = 0, prior = 0,
+         entropy = 0;   ///< batch means: L, -log p(y|x), -log p(x), log q(x)
+  int64_t rows = 0;     ///< rows with finite densities and gradients
+  int64_t dropped = 0;  ///< the others, which count for nothing
 };
 
-/// Evaluates L on the latents z [B,D] and leaves dL/dparameters in flow.flat_grad() (untouched when no row is usable).
-/// The event shape of x is the prior's, else the likelihood's. Densities are evaluated on `device`.
+/// Evaluates L on the latents z [B,D] and leaves dL/dparameters in flow.flat_grad() (untouched when
+/// no row is usable). The event shape of x is the prior's, else the likelihood's. Densities are
+/// evaluated on `device`.
 ElboEstimate elbo_step(Flow& flow, const Target& target, const at::Tensor& z, const Rng& rng,
                        const ElboWeights& weights, at::Device device = at::kCPU);
 

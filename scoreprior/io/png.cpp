@@ -46,9 +46,10 @@ void png_append_bytes(png_structp png, png_bytep in, png_size_t n) {
 void png_no_flush(png_structp) {}
 
 // Both return false after an error; nothing with a destructor lives in these frames.
-bool png_decode(PngSource& source, PngMessage& message, Raster& image, std::vector<png_bytep>& rows) {
-  png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &message, png_keep_error,
-                                           png_ignore_warning);
+bool png_decode(PngSource& source, PngMessage& message, Raster& image,
+                std::vector<png_bytep>& rows) {
+  png_structp png =
+      png_create_read_struct(PNG_LIBPNG_VER_STRING, &message, png_keep_error, png_ignore_warning);
   png_infop info = png ? png_create_info_struct(png) : nullptr;
   if (!info) {
     png_destroy_read_struct(&png, nullptr, nullptr);
@@ -82,8 +83,8 @@ bool png_decode(PngSource& source, PngMessage& message, Raster& image, std::vect
 }
 
 bool png_encode(const Raster& image, PngMessage& message, std::vector<uint8_t>& out) {
-  png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &message, png_keep_error,
-                                            png_ignore_warning);
+  png_structp png =
+      png_create_write_struct(PNG_LIBPNG_VER_STRING, &message, png_keep_error, png_ignore_warning);
   png_infop info = png ? png_create_info_struct(png) : nullptr;
   if (!info) {
     png_destroy_write_struct(&png, nullptr);
@@ -127,11 +128,11 @@ Raster read_png(const std::filesystem::path& path) {
 std::vector<uint8_t> encode_png(const Raster& image) {
   SP_CHECK(image.channels == 1 || image.channels == 3 || image.channels == 4, "encode_png",
            "expected 1, 3 or 4 channels, got ", image.channels);
-  SP_CHECK(image.width > 0 && image.height > 0 &&
-               static_cast<int64_t>(image.data.size()) ==
-                   image.width * image.height * image.channels,
-           "encode_png", "expected ", image.width, " x ", image.height, " x ", image.channels,
-           " bytes, got ", image.data.size());
+  SP_CHECK(
+      image.width > 0 && image.height > 0 &&
+          static_cast<int64_t>(image.data.size()) == image.width * image.height * image.channels,
+      "encode_png", "expected ", image.width, " x ", image.height, " x ", image.channels,
+      " bytes, got ", image.data.size());
   std::vector<uint8_t> out;
   PngMessage message;
   if (!png_encode(image, message, out)) throw IoError(std::string("PNG: ") + message.text);

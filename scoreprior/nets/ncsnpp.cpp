@@ -16,6 +16,7 @@
 #include <cmath>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "scoreprior/core/errors.h"
@@ -148,8 +149,10 @@ int64_t group_count(const Config& config, bool ddpm, int64_t channels) {
 
 struct Conv {
   at::Tensor weight, bias;
-  at::Tensor operator()(const at::Tensor& x) const {
-    return conv2d(x, weight, bias, 1, weight.size(2) / 2);
+  std::shared_ptr<PackedWeights> packed;
+  at::Tensor operator()(const at::Tensor& x) const { return (*this)(x, bias); }
+  at::Tensor operator()(const at::Tensor& x, const at::Tensor& other_bias) const {
+    return conv2d(x, weight, other_bias, 1, weight.size(2) / 2, packed);
   }
 };
 
@@ -164,10 +167,12 @@ struct Builder {
   bool ddpm;
   Act act;
   ParameterSet& set;
+  std::vector<std::shared_ptr<PackedWeights>>& packed;
 
   Conv conv(const std::string& name, int64_t in, int64_t out, int64_t k = 3, double scale = 1) {
+    packed.push_back(std::make_shared<PackedWeights>());
     return {set.parameter(name + ".weight", {out, in, k, k}, {Init::kFanAvg, scale}),
-            set.parameter(name + ".bias", {out}, {Init::kZeros})};
+            set.parameter(name + ".bias", {out}, {Init::kZeros}), packed.back()};
   }
   Dense dense(const std::string& name, int64_t in, int64_t out) {
     return {set.parameter(name + ".weight", {out, in}, {Init::kFanAvg, 1}),
@@ -197,7 +202,7 @@ struct Resampler {
     return conv2d(channels_last(at::constant_pad_nd(x, {0, 1, 0, 1})), c.weight, c.bias, 2, 0);
   }
   at::Tensor up(const at::Tensor& x, const Conv& c) const {
-    if (!fir) return conv2d(nearest_up(x), c.weight, c.bias);
+    if (!fir) return c(nearest_up(x));
     // Zeros between the pixels, then the kernel as stored: the transposed convolution of the flipped kernel.
     const at::Tensor w = c.weight.flip({2, 3}).transpose(0, 1);
     const at::Tensor y = at::conv_transpose2d(x, w, {}, {2, 2});
@@ -235,7 +240,8 @@ struct ResBlock {
 
   at::Tensor operator()(at::Tensor x, const at::Tensor& time_act, const Resampler& resampler,
                         const DropoutPass& dropout) const {
-    at::Tensor h = norm0(x);
+    at::Tensor h;
+    std::tie(h, x) = norm0.fork(x);
     // The 1x1 shortcut commutes with resampling but for its bias, so it runs at the lower resolution and its bias
     // joins that of conv1.
     at::Tensor bias = conv1.bias;
@@ -257,7 +263,7 @@ struct ResBlock {
     h = conv0(h);
     const at::Tensor t = time ? rows_times(time_act, time->weight.t(), time->bias) : at::Tensor();
     h = norm1(h, t, dropout, name);
-    h = conv2d(h, conv1.weight, bias);
+    h = conv1(h, bias);
     return add_scale(x, h, scale);
   }
 };
@@ -276,9 +282,10 @@ struct Attention {
     out = b.nin(name + ".out", channels, channels, b.options.init_scale);
   }
 
-  at::Tensor operator()(const at::Tensor& x) const {
-    const int64_t B = x.size(0), C = x.size(1), H = x.size(2), W = x.size(3);
-    const at::Tensor h = pixelwise(norm(x), at::cat({q.weight, k.weight, v.weight}, 1),
+  at::Tensor operator()(const at::Tensor& x_in) const {
+    const int64_t B = x_in.size(0), C = x_in.size(1), H = x_in.size(2), W = x_in.size(3);
+    const auto [normed, x] = norm.fork(x_in);
+    const at::Tensor h = pixelwise(normed, at::cat({q.weight, k.weight, v.weight}, 1),
                                    at::cat({q.bias, k.bias, v.bias}));
     const at::Tensor a = attention(h.permute({0, 2, 3, 1}).view({B, H * W, 3 * C}));
     const at::Tensor y = rows_times(a.reshape({B * H * W, C}), out.weight, out.bias);
@@ -314,7 +321,7 @@ class Unet final : public ScoreNet {
     for (double t : o.fir_kernel) sum += t;
     for (size_t i = 0; i < 4; ++i) resampler_.taps[i] = o.fir_kernel[i] / sum;
 
-    Builder b{config, options_, ddpm, act_, set_};
+    Builder b{config, options_, ddpm, act_, set_, packed_};
     const int64_t levels = static_cast<int64_t>(o.ch_mult.size());
     const bool input_skip = o.progressive_input == "input_skip";
     const bool input_residual = o.progressive_input == "residual";
@@ -417,6 +424,9 @@ class Unet final : public ScoreNet {
     parameters_changed();
   }
   void freeze() override { set_.freeze(); }
+  void parameters_changed() override {
+    for (const auto& p : packed_) p->clear();
+  }
 
   at::Tensor forward(const at::Tensor& x_in, const at::Tensor& label,
                      const Rng* dropout_rng) const override {
@@ -520,6 +530,7 @@ class Unet final : public ScoreNet {
   double scale_ = 1;
   Resampler resampler_;
   ParameterSet set_;
+  std::vector<std::shared_ptr<PackedWeights>> packed_;
   at::Tensor fourier_;
   std::optional<Dense> time0_, time1_;
   Conv conv_in_;

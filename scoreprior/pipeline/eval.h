@@ -15,8 +15,8 @@ struct EvalRequest {
   Config config;              ///< the whole configuration file
   io::Arrays in;              ///< inputs by name, as read
   std::set<std::string> out;  ///< wanted outputs
-  at::ScalarType dtype;
-  at::Device device;
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
 
   /// Input `name` cast to dtype (real) on device. Throws UsageError when it was not given.
   at::Tensor input(const std::string& name) const;

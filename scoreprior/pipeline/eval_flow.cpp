@@ -9,23 +9,26 @@
 namespace scoreprior {
 namespace {
 
-std::vector<std::vector<int64_t>> read_flow_orders(const Config& flow, int64_t n_flow, int64_t dim) {
+std::vector<std::vector<int64_t>> read_flow_orders(const Config& flow, int64_t n_flow,
+                                                   int64_t dim) {
   const auto path = flow.maybe<std::filesystem::path>("orders");
   if (!path) return {};
   const at::Tensor all = io::read_npy(*path).to(at::kLong).contiguous();
   if (all.dim() != 2 || all.size(0) != n_flow || all.size(1) != dim)
-    throw DataError(path->string() + ": expected [" + std::to_string(n_flow) + "," + std::to_string(dim) +
-                    "] permutations");
+    throw DataError(path->string() + ": expected [" + std::to_string(n_flow) + "," +
+                    std::to_string(dim) + "] permutations");
   const at::Tensor sorted = std::get<0>(all.sort(1));
   if (!at::equal(sorted, at::arange(dim, at::kLong).expand_as(sorted)))
-    throw DataError(path->string() + ": every row must be a permutation of 0.." + std::to_string(dim - 1));
+    throw DataError(path->string() + ": every row must be a permutation of 0.." +
+                    std::to_string(dim - 1));
   std::vector<std::vector<int64_t>> orders;
   for (int64_t k = 0; k < n_flow; ++k)
     orders.emplace_back(all.data_ptr<int64_t>() + k * dim, all.data_ptr<int64_t>() + (k + 1) * dim);
   return orders;
 }
 
-// RealNVP as the reference computes it unless the table says otherwise: no bound on the normalised activations.
+// RealNVP as the reference computes it unless the table says otherwise: no bound on the normalised
+// activations.
 std::unique_ptr<Flow> eval_flow_model(const Config& flow, const EvalRequest& request) {
   if (flow.get<std::string>("name", "realnvp") != "realnvp")
     return flows().make(flow, "realnvp", FlowContext{0, request.dtype, request.device});
@@ -56,7 +59,8 @@ io::Arrays eval_flow(const EvalRequest& request) {
     out["log_q"] = base_log_prob(z.to(s.x.device())) - s.log_det;
   }
   if (request.has("x")) {
-    if (train) table.fail("mode", "the way from x to z uses the running statistics: mode = \"eval\"");
+    if (train)
+      table.fail("mode", "the way from x to z uses the running statistics: mode = \"eval\"");
     const Flow::Sample s = flow->inverse(request.input("x"));
     out["z"] = s.x;
     out["logdet_forward"] = s.log_det;

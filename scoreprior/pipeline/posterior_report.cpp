@@ -154,8 +154,8 @@ void add_sky(const PosteriorNumbers& n, const Measurement& data, report::RunRepo
     if (n.truth_ring && n.truth_ring->found) q.truth = (*n.truth_ring).*field;
     r.ring.push_back(q);
   };
-  gather("diameter", "uas", &stats::Ring::diameter_uas);
-  gather("width", "uas", &stats::Ring::width_uas);
+  gather("diameter", "µas", &stats::Ring::diameter_uas);
+  gather("width", "µas", &stats::Ring::width_uas);
   gather("asymmetry", "", &stats::Ring::asymmetry);
   gather("central brightness", "", &stats::Ring::central_brightness);
 }
@@ -207,10 +207,11 @@ report::RunReport build_report(const PosteriorNumbers& n, const Draws& draws, co
     report::FitResult out{f.product, f.x_label, f.y_label, f.x.to(at::kDouble), f.data.to(at::kDouble),
                           f.sigma.to(at::kDouble), f.model.to(at::kDouble), 0, false, false};
     if (f.y_label.find("deg") != std::string::npos) out.period = 360;
+    out.log_y = f.product == "amp";
     r.fits.push_back(out);
   }
   for (const auto& [name, values] : draws.history) {
-    report::Curve c{name, "step", name, {}, {{name, values.to(at::kDouble)}}, false};
+    report::Curve c{name, "Step", name, {}, {{name, values.to(at::kDouble)}}, false};
     r.histories.push_back(c);
   }
   if (!n.coverage.empty()) {

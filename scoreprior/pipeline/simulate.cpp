@@ -108,6 +108,8 @@ void simulate(const Config& config, const fs::path& folder, Observer& observer) 
   } else {
     simulate_linear(config, truth, rng, folder);
   }
+  // One file may configure both `simulate` and `run`: what belongs to `run` is not this command's to judge.
+  config.maybe<std::string>("title");
   for (const char* other : {"run", "data", "prior", "infer", "image", "likelihood"})
     if (config.is_table(other)) config.table(other).mark_used();
   config.require_all_used();

@@ -18,9 +18,11 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // [event, 2 chains, draws/2] float64; the middle draw of an odd chain is dropped.
 at::Tensor split_chains(const at::Tensor& x) {
-  SP_CHECK(x.dim() >= 2 && x.size(0) >= 1, "convergence", "expected [chains, draws, event...], got ", x.sizes());
+  SP_CHECK(x.dim() >= 2 && x.size(0) >= 1, "convergence",
+           "expected [chains, draws, event...], got ", x.sizes());
   const int64_t chains = x.size(0), draws = x.size(1), half = draws / 2;
-  const at::Tensor flat = x.to(at::kCPU, at::kDouble).reshape({chains, draws, -1}).permute({2, 0, 1});
+  const at::Tensor flat =
+      x.to(at::kCPU, at::kDouble).reshape({chains, draws, -1}).permute({2, 0, 1});
   return at::cat({flat.slice(2, 0, half), flat.slice(2, draws - half, draws)}, 1).contiguous();
 }
 
@@ -87,7 +89,8 @@ ChainMoments chain_moments(const double* v, int64_t chains, int64_t n) {
     m.within += s / static_cast<double>(n - 1) / static_cast<double>(chains);
   }
   const double grand = std::accumulate(mean.begin(), mean.end(), 0.0) / static_cast<double>(chains);
-  for (const double a : mean) m.between += (a - grand) * (a - grand) / static_cast<double>(chains - 1);
+  for (const double a : mean)
+    m.between += (a - grand) * (a - grand) / static_cast<double>(chains - 1);
   return m;
 }
 
@@ -98,7 +101,8 @@ double plain_rhat(const double* v, int64_t chains, int64_t n) {
   return std::sqrt((share * m.within + m.between) / m.within);
 }
 
-// Geyer's initial monotone sequence over the autocorrelation pooled across chains, [Vehtari21] eq. 10-11.
+// Geyer's initial monotone sequence over the autocorrelation pooled across chains, [Vehtari21] eq.
+// 10-11.
 double plain_ess(const double* v, const double* autocovariance, int64_t chains, int64_t n) {
   const double total = static_cast<double>(chains * n);
   if (all_equal(v, chains * n)) return total;
@@ -107,7 +111,8 @@ double plain_ess(const double* v, const double* autocovariance, int64_t chains, 
   const double variance = m.within * (size - 1) / size + m.between;
   const auto rho = [&](int64_t lag) {
     double mean = 0;
-    for (int64_t c = 0; c < chains; ++c) mean += autocovariance[c * n + lag] / static_cast<double>(chains);
+    for (int64_t c = 0; c < chains; ++c)
+      mean += autocovariance[c * n + lag] / static_cast<double>(chains);
     return 1 - (m.within - mean) / variance;
   };
   double even = 1, odd = rho(1), pair = even + odd, sum = 0, last = pair;
@@ -139,7 +144,9 @@ at::Tensor chain_autocovariance(const at::Tensor& split) {
   while (padded < 2 * n) padded *= 2;
   const at::Tensor waves = at::fft_rfft(split - split.mean(2, true), padded, 2);
   const at::Tensor power = at::real(waves).square() + at::imag(waves).square();
-  return (at::fft_irfft(power.to(at::kComplexDouble), padded, 2).slice(2, 0, n) / static_cast<double>(n)).contiguous();
+  return (at::fft_irfft(power.to(at::kComplexDouble), padded, 2).slice(2, 0, n) /
+          static_cast<double>(n))
+      .contiguous();
 }
 
 std::vector<double> ess_of(const at::Tensor& split, const at::Tensor& original) {
@@ -192,7 +199,9 @@ at::Tensor ess_mean(const at::Tensor& x) {
 
 at::Tensor ess_tail(const at::Tensor& x) {
   const at::Tensor split = split_chains(x);
-  const at::Tensor flat = split.flatten(1);
+  // The quantile is that of all draws, the middle one of an odd chain included.
+  const at::Tensor flat =
+      x.to(at::kCPU, at::kDouble).reshape({x.size(0) * x.size(1), -1}).t().contiguous();
   std::vector<at::Tensor> sizes;
   for (const double p : {0.05, 0.95}) {
     const at::Tensor bound = at::quantile(flat, p, 1, true).unsqueeze(2);

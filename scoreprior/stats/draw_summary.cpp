@@ -13,13 +13,14 @@ namespace {
 
 void check_draws_and_truth(const char* where, const at::Tensor& draws, const at::Tensor& truth) {
   SP_CHECK(draws.dim() >= 1 && draws.size(0) >= 1 && truth.sizes() == draws.sizes().slice(1), where,
-           "expected draws [N, event...] and truth [event...], got ", draws.sizes(), " and ", truth.sizes());
+           "expected draws [N, event...] and truth [event...], got ", draws.sizes(), " and ",
+           truth.sizes());
 }
 
 at::Tensor sorted_quantile(const at::Tensor& sorted, double probability) {
   const int64_t n = sorted.size(0);
-  const double place =
-      std::min(std::max((static_cast<double>(n) + 1) * probability - 1, 0.0), static_cast<double>(n - 1));
+  const double place = std::min(std::max((static_cast<double>(n) + 1) * probability - 1, 0.0),
+                                static_cast<double>(n - 1));
   const int64_t below = static_cast<int64_t>(std::floor(place + 1e-9));
   const double part = std::max(0.0, place - static_cast<double>(below));
   if (part < 1e-9 || below + 1 >= n) return sorted[below];
@@ -29,8 +30,8 @@ at::Tensor sorted_quantile(const at::Tensor& sorted, double probability) {
 }  // namespace
 
 at::Tensor draw_quantiles(const at::Tensor& draws, const std::vector<double>& probabilities) {
-  SP_CHECK(draws.dim() >= 1 && draws.size(0) >= 1, "draw_quantiles", "expected draws [N, event...], got ",
-           draws.sizes());
+  SP_CHECK(draws.dim() >= 1 && draws.size(0) >= 1, "draw_quantiles",
+           "expected draws [N, event...], got ", draws.sizes());
   const at::Tensor sorted = std::get<0>(draws.to(at::kDouble).sort(0));
   std::vector<at::Tensor> rows;
   for (const double p : probabilities) {
@@ -44,17 +45,21 @@ PixelSummary summarize_pixels(const at::Tensor& draws, const std::vector<double>
   const at::Tensor x = draws.to(at::kDouble);
   PixelSummary summary;
   summary.mean = x.mean(at::IntArrayRef({0}));
-  summary.std = x.size(0) > 1 ? x.std(at::IntArrayRef({0}), /*unbiased=*/true) : at::zeros_like(summary.mean);
+  summary.std =
+      x.size(0) > 1 ? x.std(at::IntArrayRef({0}), /*unbiased=*/true) : at::zeros_like(summary.mean);
   summary.quantiles = draw_quantiles(x, probabilities);
   return summary;
 }
 
-at::Tensor bright_mask(const at::Tensor& mean, double fraction) { return mean > fraction * mean.max(); }
+at::Tensor bright_mask(const at::Tensor& mean, double fraction) {
+  return mean > fraction * mean.max();
+}
 
-std::vector<double> coverage(const at::Tensor& draws, const at::Tensor& truth, const std::vector<double>& levels,
-                             const at::Tensor& mask) {
+std::vector<double> coverage(const at::Tensor& draws, const at::Tensor& truth,
+                             const std::vector<double>& levels, const at::Tensor& mask) {
   check_draws_and_truth("coverage", draws, truth);
-  SP_CHECK(!mask.defined() || mask.sizes() == truth.sizes(), "coverage", "expected a mask of the truth's shape");
+  SP_CHECK(!mask.defined() || mask.sizes() == truth.sizes(), "coverage",
+           "expected a mask of the truth's shape");
   const at::Tensor sorted = std::get<0>(draws.to(at::kDouble).sort(0));
   const at::Tensor y = truth.to(at::kDouble);
   std::vector<double> covered;
@@ -82,14 +87,17 @@ UniformityTest rank_uniformity(const at::Tensor& values, int64_t draws, int64_t 
   const int64_t* rank = v.data_ptr<int64_t>();
   std::vector<double> count(bins, 0), width(bins, 0);
   const auto bin_of = [&](int64_t r) { return r * bins / (draws + 1); };
-  for (int64_t r = 0; r <= draws; ++r) width[bin_of(r)] += 1;  // bins differ by one rank when bins !| draws + 1
+  for (int64_t r = 0; r <= draws; ++r)
+    width[bin_of(r)] += 1;  // bins differ by one rank when bins !| draws + 1
   for (int64_t i = 0; i < v.numel(); ++i) {
-    SP_CHECK(rank[i] >= 0 && rank[i] <= draws, "rank_uniformity", "expected ranks in 0..", draws, ", got ", rank[i]);
+    SP_CHECK(rank[i] >= 0 && rank[i] <= draws, "rank_uniformity", "expected ranks in 0..", draws,
+             ", got ", rank[i]);
     count[bin_of(rank[i])] += 1;
   }
   UniformityTest test;
   for (int64_t b = 0; b < bins; ++b) {
-    const double expected = static_cast<double>(v.numel()) * width[b] / static_cast<double>(draws + 1);
+    const double expected =
+        static_cast<double>(v.numel()) * width[b] / static_cast<double>(draws + 1);
     test.statistic += (count[b] - expected) * (count[b] - expected) / expected;
   }
   test.p_value = at::igammac(at::full({}, 0.5 * static_cast<double>(bins - 1), at::kDouble),
@@ -98,11 +106,12 @@ UniformityTest rank_uniformity(const at::Tensor& values, int64_t draws, int64_t 
   return test;
 }
 
-at::Tensor tarp_fractions(const at::Tensor& draws, const at::Tensor& truths, const at::Tensor& references) {
+at::Tensor tarp_fractions(const at::Tensor& draws, const at::Tensor& truths,
+                          const at::Tensor& references) {
   SP_CHECK(draws.dim() == 3 && truths.dim() == 2 && references.sizes() == truths.sizes() &&
                truths.size(0) == draws.size(0) && truths.size(1) == draws.size(2),
-           "tarp_fractions", "expected draws [T,N,D], truths and references [T,D], got ", draws.sizes(), ", ",
-           truths.sizes(), ", ", references.sizes());
+           "tarp_fractions", "expected draws [T,N,D], truths and references [T,D], got ",
+           draws.sizes(), ", ", truths.sizes(), ", ", references.sizes());
   const at::Tensor own = (truths - references).square().sum(1, true);
   const at::Tensor others = (draws - references.unsqueeze(1)).square().sum(2);
   return (others < own).to(at::kDouble).mean(1);
@@ -115,8 +124,9 @@ UniformityTest ks_uniform(const at::Tensor& values) {
   const double* v = sorted.data_ptr<double>();
   UniformityTest test;
   for (int64_t i = 0; i < n; ++i)
-    test.statistic = std::max({test.statistic, static_cast<double>(i + 1) / static_cast<double>(n) - v[i],
-                               v[i] - static_cast<double>(i) / static_cast<double>(n)});
+    test.statistic =
+        std::max({test.statistic, static_cast<double>(i + 1) / static_cast<double>(n) - v[i],
+                  v[i] - static_cast<double>(i) / static_cast<double>(n)});
   const double root = std::sqrt(static_cast<double>(n));
   const double x = (root + 0.12 + 0.11 / root) * test.statistic;  // Stephens' finite-n argument
   double p = 0;

@@ -10,11 +10,12 @@ namespace scoreprior::stats {
 namespace {
 
 at::Tensor pooled_distances(const at::Tensor& x, const at::Tensor& y) {
-  SP_CHECK(x.dim() >= 1 && y.dim() == x.dim() && x.sizes().slice(1) == y.sizes().slice(1) && x.size(0) >= 2 &&
-               y.size(0) >= 2,
-           "energy_distance", "expected two samples [N, event...] of at least two draws, got ", x.sizes(), " and ",
-           y.sizes());
-  const at::Tensor all = at::cat({x.reshape({x.size(0), -1}), y.reshape({y.size(0), -1})}).to(at::kDouble);
+  SP_CHECK(x.dim() >= 1 && y.dim() == x.dim() && x.sizes().slice(1) == y.sizes().slice(1) &&
+               x.size(0) >= 2 && y.size(0) >= 2,
+           "energy_distance", "expected two samples [N, event...] of at least two draws, got ",
+           x.sizes(), " and ", y.sizes());
+  const at::Tensor all =
+      at::cat({x.reshape({x.size(0), -1}), y.reshape({y.size(0), -1})}).to(at::kDouble);
   // Differences rather than the |a|^2 + |b|^2 - 2ab identity, which cancels for near points.
   return at::cdist(all, all, 2, /*compute_mode: never matmul*/ 2);
 }
@@ -35,7 +36,8 @@ double energy_distance(const at::Tensor& x, const at::Tensor& y, bool unbiased) 
                         static_cast<double>(y.size(0)), unbiased);
 }
 
-double energy_test_p_value(const at::Tensor& x, const at::Tensor& y, const Rng& rng, int64_t permutations) {
+double energy_test_p_value(const at::Tensor& x, const at::Tensor& y, const Rng& rng,
+                           int64_t permutations) {
   const at::Tensor d = pooled_distances(x, y);
   const int64_t n = x.size(0), m = y.size(0);
   const double total = d.sum().item<double>();
@@ -43,7 +45,8 @@ double energy_test_p_value(const at::Tensor& x, const at::Tensor& y, const Rng& 
     const at::Tensor towards = at::mv(d, first);
     const double xx = at::dot(first, towards).item<double>(), x_all = towards.sum().item<double>();
     const double xy = x_all - xx;
-    return energy_of_sums(xx, xy, total - xx - 2 * xy, static_cast<double>(n), static_cast<double>(m), true);
+    return energy_of_sums(xx, xy, total - xx - 2 * xy, static_cast<double>(n),
+                          static_cast<double>(m), true);
   };
   at::Tensor label = at::zeros({n + m}, at::kDouble);
   label.slice(0, 0, n).fill_(1);

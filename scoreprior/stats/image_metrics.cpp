@@ -13,12 +13,13 @@ namespace scoreprior::stats {
 namespace {
 
 // Both as [B,C,H,W] float64.
-std::pair<at::Tensor, at::Tensor> as_image_pair(const char* where, const at::Tensor& x, const at::Tensor& truth) {
+std::pair<at::Tensor, at::Tensor> as_image_pair(const char* where, const at::Tensor& x,
+                                                const at::Tensor& truth) {
   const at::Tensor y = truth.dim() == 3 ? truth.unsqueeze(0) : truth;
   SP_CHECK(x.dim() == 4 && y.dim() == 4 && y.sizes().slice(1) == x.sizes().slice(1) &&
                (y.size(0) == x.size(0) || y.size(0) == 1),
-           where, "expected x [B,C,H,W] and truth of the same shape or [C,H,W], got ", x.sizes(), " and ",
-           truth.sizes());
+           where, "expected x [B,C,H,W] and truth of the same shape or [C,H,W], got ", x.sizes(),
+           " and ", truth.sizes());
   const at::Tensor a = x.to(at::kDouble);
   return {a, y.to(a.options()).expand_as(a)};
 }
@@ -26,7 +27,8 @@ std::pair<at::Tensor, at::Tensor> as_image_pair(const char* where, const at::Ten
 // [out,in] Toeplitz matrix of a Gaussian; rows sum to 1 over an unbounded axis.
 at::Tensor gaussian_toeplitz(int64_t n, double sigma, const at::TensorOptions& options) {
   const at::Tensor axis = at::arange(n, options);
-  const at::Tensor kernel = at::exp(-0.5 * ((axis.unsqueeze(1) - axis.unsqueeze(0)) / sigma).square());
+  const at::Tensor kernel =
+      at::exp(-0.5 * ((axis.unsqueeze(1) - axis.unsqueeze(0)) / sigma).square());
   const int64_t reach = static_cast<int64_t>(std::ceil(8 * sigma)) + 1;
   double sum = 1;
   for (int64_t k = 1; k <= reach; ++k) sum += 2 * std::exp(-0.5 * (k / sigma) * (k / sigma));
@@ -36,7 +38,8 @@ at::Tensor gaussian_toeplitz(int64_t n, double sigma, const at::TensorOptions& o
 // [n - window + 1, n]: the Gaussian weights of every window that lies inside.
 at::Tensor window_matrix(int64_t n, int64_t window, const at::TensorOptions& options) {
   const at::Tensor first = at::arange(n - window + 1, options).unsqueeze(1);
-  const at::Tensor t = at::arange(n, options).unsqueeze(0) - first - 0.5 * static_cast<double>(window - 1);
+  const at::Tensor t =
+      at::arange(n, options).unsqueeze(0) - first - 0.5 * static_cast<double>(window - 1);
   const at::Tensor weight =
       at::exp(-0.5 * (t / 1.5).square()) * (t.abs() <= 0.5 * static_cast<double>(window));
   return weight / weight.sum(1, true);
@@ -58,7 +61,8 @@ at::Tensor ssim(const at::Tensor& x, const at::Tensor& truth, double range) {
   const at::Tensor columns = window_matrix(a.size(3), window, a.options()).t();
   const auto local = [&](const at::Tensor& v) { return at::matmul(at::matmul(rows, v), columns); };
   const at::Tensor ma = local(a), mb = local(b);
-  const at::Tensor va = local(a * a) - ma * ma, vb = local(b * b) - mb * mb, vab = local(a * b) - ma * mb;
+  const at::Tensor va = local(a * a) - ma * ma, vb = local(b * b) - mb * mb,
+                   vab = local(a * b) - ma * mb;
   const double c1 = std::pow(0.01 * range, 2), c2 = std::pow(0.03 * range, 2);
   const at::Tensor map =
       (2 * ma * mb + c1) * (2 * vab + c2) / ((ma * ma + mb * mb + c1) * (va + vb + c2));
@@ -74,7 +78,8 @@ at::Tensor nxcorr(const at::Tensor& x, const at::Tensor& truth, bool any_shift) 
   if (any_shift) {
     // Padding to twice the size turns the FFT's circular correlation into a linear one.
     const int64_t h = 2 * a.size(2), w = 2 * a.size(3);
-    const at::Tensor fa = at::fft_rfft2(a, at::IntArrayRef({h, w})), fb = at::fft_rfft2(b, at::IntArrayRef({h, w}));
+    const at::Tensor fa = at::fft_rfft2(a, at::IntArrayRef({h, w})),
+                     fb = at::fft_rfft2(b, at::IntArrayRef({h, w}));
     product = at::fft_irfft2(at::conj(fa) * fb, at::IntArrayRef({h, w})).sum(1).flatten(1).amax(1);
   } else {
     product = (a * b).sum({1, 2, 3});
@@ -96,9 +101,10 @@ at::Tensor gaussian_blur(const at::Tensor& x, double fwhm_pixels) {
   return at::matmul(at::matmul(rows, x), columns.t());
 }
 
-at::Tensor blurred_psnr(const at::Tensor& x, const at::Tensor& truth, double fwhm_pixels, double range) {
-  return psnr(gaussian_blur(x.to(at::kDouble), fwhm_pixels), gaussian_blur(truth.to(at::kDouble), fwhm_pixels),
-              range);
+at::Tensor blurred_psnr(const at::Tensor& x, const at::Tensor& truth, double fwhm_pixels,
+                        double range) {
+  return psnr(gaussian_blur(x.to(at::kDouble), fwhm_pixels),
+              gaussian_blur(truth.to(at::kDouble), fwhm_pixels), range);
 }
 
 }  // namespace scoreprior::stats

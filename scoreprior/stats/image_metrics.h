@@ -10,12 +10,14 @@ namespace scoreprior::stats {
 /// 10 log10(range^2 / mean squared error) [dB]; infinite for equal images.
 at::Tensor psnr(const at::Tensor& x, const at::Tensor& truth, double range = 1);
 
-/// Structural similarity [Wang04]: Gaussian window of 11 pixels and sigma 1.5 (smaller odd windows for smaller
-/// images), K1 = 0.01, K2 = 0.03, population covariances, mean over the windows that lie inside and over channels.
+/// Structural similarity [Wang04]: Gaussian window of 11 pixels and sigma 1.5 (smaller odd windows
+/// for smaller images), K1 = 0.01, K2 = 0.03, population covariances, mean over the windows that
+/// lie inside and over channels.
 at::Tensor ssim(const at::Tensor& x, const at::Tensor& truth, double range = 1);
 
-/// Normalised cross-correlation, mean of (x - <x>)(y - <y>) / (s_x s_y) over pixels ([EHT19IV] eq. 15); 0 where an image
-/// is constant. `any_shift`: the largest value over whole-pixel shifts of x, pixels moved in counting as x's mean.
+/// Normalised cross-correlation, mean of (x - <x>)(y - <y>) / (s_x s_y) over pixels ([EHT19IV] eq.
+/// 15); 0 where an image is constant. `any_shift`: the largest value over whole-pixel shifts of x,
+/// pixels moved in counting as x's mean.
 at::Tensor nxcorr(const at::Tensor& x, const at::Tensor& truth, bool any_shift = false);
 
 /// sqrt(sum (x - y)^2 / sum y^2).
@@ -25,6 +27,7 @@ at::Tensor nrmse(const at::Tensor& x, const at::Tensor& truth);
 at::Tensor gaussian_blur(const at::Tensor& x, double fwhm_pixels);
 
 /// PSNR after both images were seen with the beam.
-at::Tensor blurred_psnr(const at::Tensor& x, const at::Tensor& truth, double fwhm_pixels, double range = 1);
+at::Tensor blurred_psnr(const at::Tensor& x, const at::Tensor& truth, double fwhm_pixels,
+                        double range = 1);
 
 }  // namespace scoreprior::stats

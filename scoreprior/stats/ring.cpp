@@ -13,16 +13,19 @@ namespace {
 
 constexpr double kRingPi = 3.14159265358979323846;
 
-// Cubic B-spline interpolation [Unser99]: fourth order, so a 4-uas pixel does not bias a diameter. Mirror boundary.
+// Cubic B-spline interpolation [Unser99]: fourth order, so a 4-uas pixel does not bias a diameter.
+// Mirror boundary.
 class SplineImage {
  public:
-  SplineImage(const double* pixels, int64_t h, int64_t w) : h_(h), w_(w), c_(pixels, pixels + h * w) {
+  SplineImage(const double* pixels, int64_t h, int64_t w)
+      : h_(h), w_(w), c_(pixels, pixels + h * w) {
     std::vector<double> line(std::max(h, w));
     for (int64_t y = 0; y < h; ++y) filter(&c_[y * w], 1, w, line);
     for (int64_t x = 0; x < w; ++x) filter(&c_[x], w, h, line);
   }
   double at(double y, double x) const {
-    const int64_t iy = static_cast<int64_t>(std::floor(y)), ix = static_cast<int64_t>(std::floor(x));
+    const int64_t iy = static_cast<int64_t>(std::floor(y)),
+                  ix = static_cast<int64_t>(std::floor(x));
     double wy[4], wx[4];
     weights(y - static_cast<double>(iy), wy);
     weights(x - static_cast<double>(ix), wx);
@@ -87,7 +90,8 @@ struct RingSearch {
     if (dx != 0) end = std::min(end, ((dx > 0 ? middle_x + reach_x : middle_x - reach_x) - x) / dx);
     return end;
   }
-  // The peak along a ray, by parabola through the three best samples; negative when it lies on an end.
+  // The peak along a ray, by parabola through the three best samples; negative when it lies on an
+  // end.
   double peak(double y, double x, double angle, double* height = nullptr) const {
     const double end = ray_end(y, x, angle);
     const int64_t n = static_cast<int64_t>(std::floor((end - min_radius) / step)) + 1;
@@ -141,11 +145,14 @@ struct RingSearch {
   }
 };
 
-// Distance from the peak to half of its height above the floor, walking outward (+1) or inward (-1); negative if never.
-double ring_half_width(const RingSearch& s, double y, double x, double angle, double peak, double half, int direction) {
+// Distance from the peak to half of its height above the floor, walking outward (+1) or inward
+// (-1); negative if never.
+double ring_half_width(const RingSearch& s, double y, double x, double angle, double peak,
+                       double half, int direction) {
   const double end = direction > 0 ? s.ray_end(y, x, angle) : 0.0;
   double last = s.value(y, x, peak, angle);
-  for (double r = peak + direction * s.step; direction > 0 ? r <= end : r >= end; r += direction * s.step) {
+  for (double r = peak + direction * s.step; direction > 0 ? r <= end : r >= end;
+       r += direction * s.step) {
     const double v = s.value(y, x, r, angle);
     if (v <= half) return std::abs(r - peak) - s.step * (half - v) / std::max(last - v, 1e-300);
     last = v;
@@ -159,9 +166,12 @@ double circular_difference(double a, double b) { return std::remainder(a - b, 36
 
 Ring measure_ring(const at::Tensor& image, double pixel_uas, const RingOptions& o) {
   const at::Tensor plane = image.dim() == 3 && image.size(0) == 1 ? image[0] : image;
-  SP_CHECK(plane.dim() == 2 && plane.size(0) >= 8 && plane.size(1) >= 8 && pixel_uas > 0, "measure_ring",
-           "expected an image [H,W] of at least 8 x 8 pixels and a positive pixel size, got ", image.sizes());
-  SP_CHECK(o.min_diameter_uas > 0 && o.max_diameter_uas > o.min_diameter_uas && o.search_uas > 0, "measure_ring",
+  SP_CHECK(plane.dim() == 2 && plane.size(0) >= 8 && plane.size(1) >= 8 && pixel_uas > 0,
+           "measure_ring",
+           "expected an image [H,W] of at least 8 x 8 pixels and a positive pixel size, got ",
+           image.sizes());
+  SP_CHECK(o.min_diameter_uas > 0 && o.max_diameter_uas > o.min_diameter_uas && o.search_uas > 0,
+           "measure_ring",
            "expected 0 < min_diameter_uas < max_diameter_uas and a positive search_uas");
   const at::Tensor pixels = plane.to(at::kCPU, at::kDouble).contiguous();
   Ring ring;
@@ -249,7 +259,8 @@ Ring measure_ring(const at::Tensor& image, double pixel_uas, const RingOptions& 
   if (width_rays) width /= width_rays;
   ring.width_uas = width * pixel_uas;
 
-  // The paper averages the angle over radius; the sum of the unit phasors is that average without the branch cut.
+  // The paper averages the angle over radius; the sum of the unit phasors is that average without
+  // the branch cut.
   const double inner = std::max(0.0, profile.mean - width / 2), outer = profile.mean + width / 2;
   double phase_east = 0, phase_north = 0, asymmetry = 0;
   constexpr int kRadii = 15;
@@ -277,7 +288,8 @@ Ring measure_ring(const at::Tensor& image, double pixel_uas, const RingOptions& 
   double centre = 0, centre_weight = 0, ridge = 0;
   for (int k = 0; k < kAngles; ++k) {
     const double angle = 2 * kRingPi * k / kAngles;
-    ridge += search.value(y, x, std::min(profile.mean, search.ray_end(y, x, angle)), angle) / kAngles;
+    ridge +=
+        search.value(y, x, std::min(profile.mean, search.ray_end(y, x, angle)), angle) / kAngles;
     for (int i = 0; i < 5; ++i) {
       const double radius = o.central_radius_uas / pixel_uas * (i + 0.5) / 5;
       centre += radius * search.value(y, x, radius, angle);
@@ -294,8 +306,10 @@ Ring measure_ring(const at::Tensor& image, double pixel_uas, const RingOptions& 
   return ring;
 }
 
-std::vector<Ring> measure_rings(const at::Tensor& draws, double pixel_uas, const RingOptions& options) {
-  SP_CHECK(draws.dim() == 4 && draws.size(1) == 1, "measure_rings", "expected draws [N,1,H,W], got ", draws.sizes());
+std::vector<Ring> measure_rings(const at::Tensor& draws, double pixel_uas,
+                                const RingOptions& options) {
+  SP_CHECK(draws.dim() == 4 && draws.size(1) == 1, "measure_rings",
+           "expected draws [N,1,H,W], got ", draws.sizes());
   const at::Tensor x = draws.to(at::kCPU, at::kDouble).contiguous();
   std::vector<Ring> rings(static_cast<size_t>(x.size(0)));
   at::parallel_for(0, x.size(0), 1, [&](int64_t begin, int64_t end) {
@@ -313,7 +327,8 @@ Interval credible_interval(std::vector<double> values, double level) {
                                   static_cast<double>(values.size() - 1));
     const size_t below = static_cast<size_t>(place);
     const double part = place - static_cast<double>(below);
-    return below + 1 < values.size() ? values[below] * (1 - part) + values[below + 1] * part : values[below];
+    return below + 1 < values.size() ? values[below] * (1 - part) + values[below + 1] * part
+                                     : values[below];
   };
   return {quantile(0.5 * (1 - level)), quantile(0.5), quantile(0.5 * (1 + level))};
 }

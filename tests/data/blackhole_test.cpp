@@ -58,7 +58,8 @@ TEST(Blackhole, EveryImageIsFiniteNonNegativeAndOfOneFlux) {
   EXPECT_LT((peak > 1).to(at::kDouble).mean().item<double>(), 0.06);  // 3 % of 10 000
   EXPECT_GT(peak.median().item<double>(), 0.3);
   // Dark at the border: the largest border pixel of the median image is below 2 % of its peak.
-  const at::Tensor border = at::cat({x.select(2, 0), x.select(2, 31), x.select(3, 0), x.select(3, 31)}, 2).amax({1, 2});
+  const at::Tensor border =
+      at::cat({x.select(2, 0), x.select(2, 31), x.select(3, 0), x.select(3, 31)}, 2).amax({1, 2});
   EXPECT_LT((border / peak).median().item<double>(), 0.02);
 }
 
@@ -86,13 +87,15 @@ TEST(Blackhole, AThinRingBlursToItsClosedForm) {
   const int64_t n = 64;
   const double pixel = 2;
   const at::Tensor image = render_blackhole(p, n, pixel * n, 4).to(at::kDouble);
-  // delta(r - R) * Gaussian: exp(-(r^2 + R^2) / 2 s^2) I0(r R / s^2); the ring's own width adds in quadrature.
+  // delta(r - R) * Gaussian: exp(-(r^2 + R^2) / 2 s^2) I0(r R / s^2); the ring's own width adds in
+  // quadrature.
   const double s2 = std::pow(12 / 2.3548200450, 2) + std::pow(0.5 / 1.1774100225, 2), radius = 20;
   const at::Tensor axis = (at::arange(n, at::kDouble) - 31.5) * pixel;
   const at::Tensor r = at::sqrt(axis.square().unsqueeze(0) + axis.square().unsqueeze(1));
   at::Tensor exact = at::exp(-0.5 * (r - radius).square() / s2) * at::special_i0e(r * radius / s2);
   exact = exact * (image.sum() / exact.sum());
-  EXPECT_LT(relative_rms(image, exact), 0.01);  // pixel averaging flattens by ~pixel^2 / 24 s^2 = 0.6 %
+  EXPECT_LT(relative_rms(image, exact),
+            0.01);  // pixel averaging flattens by ~pixel^2 / 24 s^2 = 0.6 %
 }
 
 TEST(Blackhole, SkyDirectionsAreNorthUpEastLeft) {
@@ -104,7 +107,8 @@ TEST(Blackhole, SkyDirectionsAreNorthUpEastLeft) {
   const auto centroid = [&](const at::Tensor& image) {
     const at::Tensor axis = (31.5 - at::arange(n, at::kDouble)) * pixel;
     const at::Tensor x = image.to(at::kDouble) / image.sum().item<double>();
-    return std::make_pair((x.sum(0) * axis).sum().item<double>(), (x.sum(1) * axis).sum().item<double>());
+    return std::make_pair((x.sum(0) * axis).sum().item<double>(),
+                          (x.sum(1) * axis).sum().item<double>());
   };
   const auto symmetric = centroid(render_blackhole(p, n, pixel * n));
   EXPECT_NEAR(symmetric.first, 8, 0.05);
@@ -126,7 +130,8 @@ TEST(Blackhole, SkyDirectionsAreNorthUpEastLeft) {
 }
 
 TEST(Blackhole, TurbulenceHasTheStatedStrength) {
-  // std of log(turbulent / smooth) on the ridge is s r^2 / (r^2 + 0.09 R^2) = s / 1.09, over an ensemble.
+  // std of log(turbulent / smooth) on the ridge is s r^2 / (r^2 + 0.09 R^2) = s / 1.09, over an
+  // ensemble.
   BlackholeParameters p;
   p.diameter_uas = 50;
   p.blur_fwhm_uas = 0;
@@ -146,7 +151,8 @@ TEST(Blackhole, TurbulenceHasTheStatedStrength) {
       const at::Tensor ratio = at::log(render_blackhole(p, 64, 128) / smooth).masked_select(ridge);
       squares += ratio.square().mean().item<double>() / ensemble;
     }
-    // A dozen independent modes an image: 200 images give a few per cent; interpolation and averaging lose 5 %.
+    // A dozen independent modes an image: 200 images give a few per cent; interpolation and
+    // averaging lose 5 %.
     EXPECT_NEAR(std::sqrt(squares), 0.4 / 1.09, 0.12 * 0.4) << on_sky;
   }
 }
@@ -171,11 +177,14 @@ TEST(Blackhole, ParametersCoverTheirRanges) {
 }
 
 TEST(Blackhole, TheCatalogueMakesIt) {
-  const auto d = datasets().make(io::parse_toml("name = \"blackhole\"\nimage_size = 16\n"), "", "train");
+  const auto d =
+      datasets().make(io::parse_toml("name = \"blackhole\"\nimage_size = 16\n"), "", "train");
   EXPECT_EQ(d->image_shape(), (Shape{1, 16, 16}));
   EXPECT_EQ(d->size(), 0);
   EXPECT_EQ(d->range(), "unit");
-  EXPECT_THROW(datasets().make(io::parse_toml("name = \"blackhole\"\nimage_size = 0\n"), "", "train"), ConfigError);
+  EXPECT_THROW(
+      datasets().make(io::parse_toml("name = \"blackhole\"\nimage_size = 0\n"), "", "train"),
+      ConfigError);
   EXPECT_THROW(datasets().make(io::parse_toml("name = \"blackhle\"\n"), "", "train"), ConfigError);
 }
 

@@ -21,14 +21,19 @@ TEST(Resize, KeepsConstantsAndMeans) {
 
 TEST(Resize, AntialiasingRemovesWhatTheGridCannotCarry) {
   const at::Tensor checkers =
-      (at::arange(64, at::kLong).unsqueeze(0) + at::arange(64, at::kLong).unsqueeze(1)).remainder(2).to(at::kDouble);
-  const at::Tensor good = resize_image(checkers.unsqueeze(0), 16, true).slice(1, 1, 15).slice(2, 1, 15);
+      (at::arange(64, at::kLong).unsqueeze(0) + at::arange(64, at::kLong).unsqueeze(1))
+          .remainder(2)
+          .to(at::kDouble);
+  const at::Tensor good =
+      resize_image(checkers.unsqueeze(0), 16, true).slice(1, 1, 15).slice(2, 1, 15);
   EXPECT_LT((good - 0.5).abs().max().item<double>(), 0.01);
 }
 
 TEST(Resize, EnlargingInterpolatesLinearly) {
-  const at::Tensor w = resize_weights(2, 4, 2, true);  // half-pixel centres at -0.25, 0.25, 0.75, 1.25
-  const at::Tensor expected = at::tensor({1.0, 0.0, 0.75, 0.25, 0.25, 0.75, 0.0, 1.0}, at::kDouble).view({4, 2});
+  const at::Tensor w =
+      resize_weights(2, 4, 2, true);  // half-pixel centres at -0.25, 0.25, 0.75, 1.25
+  const at::Tensor expected =
+      at::tensor({1.0, 0.0, 0.75, 0.25, 0.25, 0.75, 0.0, 1.0}, at::kDouble).view({4, 2});
   EXPECT_LT((w - expected).abs().max().item<double>(), 1e-14);
 }
 
@@ -95,16 +100,20 @@ TEST(Transform, RotationTurnsAboutTheMiddle) {
   ImageTransformOptions o;
   o.random_rotation = true;
   const at::Tensor axis = (at::arange(33, at::kFloat) - 16).square();
-  const at::Tensor round = at::exp(-(axis.unsqueeze(0) + axis.unsqueeze(1)) / 50).view({1, 1, 33, 33});
-  const at::Tensor y = transform_batch(round.expand({5, 1, 33, 33}), o, true, {0, 1, 2, 3, 4}, Rng(7));
-  EXPECT_LT((y - round).abs().max().item<double>(), 0.012);  // bilinear: curvature / 8 = 1/200 twice
+  const at::Tensor round =
+      at::exp(-(axis.unsqueeze(0) + axis.unsqueeze(1)) / 50).view({1, 1, 33, 33});
+  const at::Tensor y =
+      transform_batch(round.expand({5, 1, 33, 33}), o, true, {0, 1, 2, 3, 4}, Rng(7));
+  EXPECT_LT((y - round).abs().max().item<double>(),
+            0.012);  // bilinear: curvature / 8 = 1/200 twice
 }
 
 TEST(Transform, EvaluationIsTheSameEveryTime) {
   ImageTransformOptions o;
   o.random_flip = o.random_rotation = o.taper = true;
   const at::Tensor x = Rng(1).uniform({3, 1, 16, 16});
-  EXPECT_TRUE(at::equal(transform_batch(x, o, false, {5, 6, 7}, Rng(1)), transform_batch(x, o, false, {5, 6, 7}, Rng(2))));
+  EXPECT_TRUE(at::equal(transform_batch(x, o, false, {5, 6, 7}, Rng(1)),
+                        transform_batch(x, o, false, {5, 6, 7}, Rng(2))));
   o.taper = false;
   EXPECT_TRUE(at::equal(transform_batch(x, o, false, {5, 6, 7}, Rng(1)), x));
 }
@@ -124,7 +133,8 @@ TEST(Transform, FluxDequantizationAndCentring) {
   q.uniform_dequantization = true;
   const at::Tensor grey = (at::arange(256, at::kFloat) / 255).view({1, 1, 16, 16});
   const at::Tensor noisy = transform_batch(grey, q, true, {0}, Rng(2)) * 256;
-  EXPECT_LT((noisy.flatten() - at::arange(256, at::kFloat) - 0.5).abs().max().item<double>(), 0.5 + 1e-4);
+  EXPECT_LT((noisy.flatten() - at::arange(256, at::kFloat) - 0.5).abs().max().item<double>(),
+            0.5 + 1e-4);
   q.n_bits = 3;
   const at::Tensor eight = (transform_batch(grey, q, true, {0}, Rng(2)) * 8).floor().flatten();
   EXPECT_EQ(eight[31].item<double>(), 0);
@@ -133,7 +143,9 @@ TEST(Transform, FluxDequantizationAndCentring) {
 
   ImageTransformOptions c;
   c.centered = true;
-  EXPECT_LT((transform_batch(grey, c, true, {0}, Rng(2)) - (2 * grey - 1)).abs().max().item<double>(), 1e-6);
+  EXPECT_LT(
+      (transform_batch(grey, c, true, {0}, Rng(2)) - (2 * grey - 1)).abs().max().item<double>(),
+      1e-6);
 }
 
 TEST(Split, PartsAreDisjointWholeAndStable) {
@@ -153,7 +165,8 @@ TEST(Split, PartsAreDisjointWholeAndStable) {
     }
     EXPECT_EQ(total, names.size());
     EXPECT_EQ(seen.size(), names.size());
-    EXPECT_NEAR(static_cast<double>(split_members(names, o, "test").size()), 400, 4 * 18);  // 4 binomial sigma
+    EXPECT_NEAR(static_cast<double>(split_members(names, o, "test").size()), 400,
+                4 * 18);  // 4 binomial sigma
   }
   // A new file does not move the old ones.
   o.split_by = "hash";

@@ -20,13 +20,13 @@ class FlowContract : public ::testing::TestWithParam<std::tuple<std::string, boo
     yes->value = std::get<1>(GetParam());
     c.set("softplus", yes);
     auto flow = flows().make(c, std::get<0>(GetParam()), {kDim, at::kDouble});
-    flow->flat_parameters().add_(
-        Rng(3).normal(flow->flat_parameters().sizes(), at::kDouble) * 0.2);
+    flow->flat_parameters().add_(Rng(3).normal(flow->flat_parameters().sizes(), at::kDouble) * 0.2);
     return flow;
   }
 };
 INSTANTIATE_TEST_SUITE_P(All, FlowContract,
-                         ::testing::Combine(::testing::ValuesIn(flows().names()), ::testing::Bool()));
+                         ::testing::Combine(::testing::ValuesIn(flows().names()),
+                                            ::testing::Bool()));
 
 TEST_P(FlowContract, InverseUndoesSample) {
   auto flow = make();
@@ -43,7 +43,8 @@ TEST_P(FlowContract, LogDetIsTheJacobianDeterminant) {
   const at::Tensor z = Rng(2).normal({1, kDim}, at::kDouble);
   const double h = 1e-6;
   const at::Tensor steps = at::eye(kDim, at::kDouble) * h;
-  const at::Tensor jacobian = (flow->sample(z + steps, false).x - flow->sample(z - steps, false).x) / (2 * h);
+  const at::Tensor jacobian =
+      (flow->sample(z + steps, false).x - flow->sample(z - steps, false).x) / (2 * h);
   EXPECT_NEAR(flow->sample(z, false).log_det.item<double>(),
               std::get<1>(at::slogdet(jacobian)).item<double>(), 1e-6);
 }
@@ -82,7 +83,9 @@ TEST_P(FlowContract, Float32FollowsFloat64) {
   auto single = flows().make(c, std::get<0>(GetParam()), {kDim, at::kFloat});
   single->load(flow->named_tensors(), "test");
   const at::Tensor z = Rng(7).normal({9, kDim}, at::kDouble);
-  EXPECT_LT(testing::relative_error(single->sample(z.to(at::kFloat), false).x, flow->sample(z, false).x), 1e-4);
+  EXPECT_LT(
+      testing::relative_error(single->sample(z.to(at::kFloat), false).x, flow->sample(z, false).x),
+      1e-4);
 }
 
 TEST(BaseLogProb, IsTheStandardNormal) {

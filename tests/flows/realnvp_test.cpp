@@ -39,8 +39,8 @@ RealNvp golden_flow(const GoldenCase& g, at::ScalarType dtype) {
   return flow;
 }
 
-const char* const kCases[] = {"realnvp_dim8_nflow3", "realnvp_dim8_nflow2_nobn", "realnvp_dim64_nflow4",
-                              "realnvp_dim64_nflow2_softplus"};
+const char* const kCases[] = {"realnvp_dim8_nflow3", "realnvp_dim8_nflow2_nobn",
+                              "realnvp_dim64_nflow4", "realnvp_dim64_nflow2_softplus"};
 
 class RealNvpGolden : public ::testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(All, RealNvpGolden, ::testing::ValuesIn(kCases));
@@ -60,20 +60,23 @@ TEST_P(RealNvpGolden, ValuesGradientsAndStatistics) {
       const Flow::Sample s = flow.sample(z, true);
       EXPECT_LT(relative_error(s.x, g.array("x_" + mode)), tol) << mode;
       EXPECT_LT(relative_error(s.log_det, g.array("logdet_" + mode)), tol) << mode;
-      EXPECT_LT(relative_error(base_log_prob(z) - s.log_det, g.array("log_q_" + mode)), tol) << mode;
+      EXPECT_LT(relative_error(base_log_prob(z) - s.log_det, g.array("log_q_" + mode)), tol)
+          << mode;
       const double B = static_cast<double>(z.size(0));
       flow.backward(cot / B, at::full({z.size(0)}, -1 / B, z.options()));
       const auto wanted = g.weights("grads_" + mode);
       const auto got = flow.named_gradients();
       ASSERT_EQ(wanted.size(), got.size());
-      // A gradient is compared on the scale of all gradients of its kind: a few are rounding noise around zero
-      // (a bias in front of batch norm).
+      // A gradient is compared on the scale of all gradients of its kind: a few are rounding noise
+      // around zero (a bias in front of batch norm).
       double scale = 0;
-      for (const auto& [key, value] : wanted) scale = std::max(scale, value.abs().max().item<double>());
+      for (const auto& [key, value] : wanted)
+        scale = std::max(scale, value.abs().max().item<double>());
       for (const auto& [key, value] : wanted) {
         const double error =
             (got.at(key).to(at::kDouble) - value.to(at::kDouble)).abs().max().item<double>();
-        EXPECT_LT(error, tol * std::max(value.abs().max().item<double>(), 1e-2 * scale)) << mode << " " << key;
+        EXPECT_LT(error, tol * std::max(value.abs().max().item<double>(), 1e-2 * scale))
+            << mode << " " << key;
       }
       if (mode == "train" && golden_options(g).batch_norm) {
         for (const auto& [key, value] : g.weights("batch_stats_after_train"))
@@ -112,8 +115,10 @@ TEST(RealNvp, ReferenceCouplingInit) {
   EXPECT_LT((s.log_det - g.array("ref_logdet")).abs().max().item<double>(), 1e-4);
   for (const int i : {0, 1}) {
     const std::string bn = "flow.0.coupling2.bn" + std::to_string(i);
-    EXPECT_NEAR(all.at(bn + ".running_mean").item<double>(), g.scalar("ref_bn_mean" + std::to_string(i)), 1e-6);
-    EXPECT_NEAR(all.at(bn + ".running_var").item<double>(), g.scalar("ref_bn_var" + std::to_string(i)), 1e-6);
+    EXPECT_NEAR(all.at(bn + ".running_mean").item<double>(),
+                g.scalar("ref_bn_mean" + std::to_string(i)), 1e-6);
+    EXPECT_NEAR(all.at(bn + ".running_var").item<double>(),
+                g.scalar("ref_bn_var" + std::to_string(i)), 1e-6);
   }
 }
 
@@ -123,8 +128,10 @@ RealNvp random_flow(RealNvpOptions o, at::ScalarType dtype, double size = 0.3) {
   for (const auto& [name, view] : flow.named_tensors()) {
     if (name.find("order") != std::string::npos) continue;
     const at::Tensor noise = rng.split(name).normal(view.sizes(), dtype);
-    if (name.find("running_var") != std::string::npos) view.copy_((0.3 * noise).exp());
-    else view.add_(noise * (name.find("weight") != std::string::npos ? size : 0.2 * size));
+    if (name.find("running_var") != std::string::npos)
+      view.copy_((0.3 * noise).exp());
+    else
+      view.add_(noise * (name.find("weight") != std::string::npos ? size : 0.2 * size));
   }
   return flow;
 }
@@ -142,7 +149,8 @@ TEST(RealNvp, GradientMatchesFiniteDifferences) {
       RealNvp flow = random_flow(o, at::kDouble);
       flow.freeze(frozen);
       const at::Tensor z = Rng(1).normal({21, 13}, at::kDouble);  // not a whole number of panels
-      const at::Tensor cx = Rng(2).normal({21, 13}, at::kDouble), cl = Rng(3).normal({21}, at::kDouble);
+      const at::Tensor cx = Rng(2).normal({21, 13}, at::kDouble),
+                       cl = Rng(3).normal({21}, at::kDouble);
       const at::Tensor statistics = flow.flat_statistics().clone();
       const auto value = [&] {
         flow.flat_statistics().copy_(statistics);
@@ -152,10 +160,12 @@ TEST(RealNvp, GradientMatchesFiniteDifferences) {
       value();
       flow.backward(cx, cl);
       const at::Tensor gradient = flow.flat_grad().clone();
-      // Along random directions: one central difference sees every parameter. The clip and the leaky-ReLU have
-      // kinks, so the step is small and the tolerance is what rounding leaves at it (1e-15 * |value| / 1e-6).
+      // Along random directions: one central difference sees every parameter. The clip and the
+      // leaky-ReLU have kinks, so the step is small and the tolerance is what rounding leaves at it
+      // (1e-15 * |value| / 1e-6).
       for (int trial = 0; trial < 4; ++trial) {
-        const at::Tensor d = Rng(10 + trial).normal({gradient.size(0)}, at::kDouble) * (gradient != 0);
+        const at::Tensor d =
+            Rng(10 + trial).normal({gradient.size(0)}, at::kDouble) * (gradient != 0);
         const double h = 1e-6;
         flow.flat_parameters().add_(d, h);
         const double up = value();
@@ -179,7 +189,8 @@ TEST(RealNvp, LogDetIsTheJacobianDeterminant) {
   const at::Tensor z = Rng(4).normal({1, 7}, at::kDouble);
   const double h = 1e-6;
   const at::Tensor steps = at::eye(7, at::kDouble) * h;
-  const at::Tensor jacobian = (flow.sample(z + steps, false).x - flow.sample(z - steps, false).x) / (2 * h);
+  const at::Tensor jacobian =
+      (flow.sample(z + steps, false).x - flow.sample(z - steps, false).x) / (2 * h);
   const double log_det = std::get<1>(at::slogdet(jacobian)).item<double>();
   // Central differences at h = 1e-6: error 1e-10 per entry.
   EXPECT_NEAR(flow.sample(z, false).log_det.item<double>(), log_det, 1e-7);

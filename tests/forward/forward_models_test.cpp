@@ -5,6 +5,8 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <functional>
+#include <set>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/rng.h"
@@ -36,6 +38,8 @@ std::vector<Entry> entries() {
       {"identity", "identity", {3, 5, 4}, [](Config&) {}},
       {"low_dft", "low_dft", {2, 8, 9}, [](Config& c) { c.set("n_freqs", leaf(int64_t{5})); }},
       {"mri_even", "mri", {1, 8, 8}, [](Config&) {}},
+      {"mri_poisson", "mri", {1, 12, 10},
+       [](Config& c) { c.set("pattern", leaf(std::string("poisson"))); }},
       {"mri_odd", "mri", {2, 7, 9}, [](Config& c) { c.set("acceleration", leaf(int64_t{2})); }},
       {"complex_matrix", "complex_matrix", {2, 3, 4},
        [](Config& c) {
@@ -63,7 +67,6 @@ std::unique_ptr<ForwardModel> make(const Entry& e, at::ScalarType dtype) {
   Config config;
   e.configure(config);
   config.set("name", leaf(e.name));
-  if (e.shape[1] != e.shape[2]) {}
   return forward_models().make(config, "", ForwardContext{dtype, at::kCPU, fake_file, e.shape});
 }
 
@@ -72,11 +75,11 @@ class ForwardContract : public ::testing::TestWithParam<Entry> {};
 TEST_P(ForwardContract, ShapesAndBatch) {
   const auto model = make(GetParam(), at::kDouble);
   EXPECT_EQ(model->input_shape(), GetParam().shape);
-  const at::Tensor x = Rng(2).normal(batched(3, model->input_shape()), at::kDouble);
+  const at::Tensor x = Rng(2).normal(batched(5, model->input_shape()), at::kDouble);
   const at::Tensor y = model->apply(x);
-  EXPECT_EQ(Shape(y.sizes().begin(), y.sizes().end()), batched(3, model->output_shape()));
-  for (int64_t b = 0; b < 3; ++b)
-    EXPECT_LT(relative_error(model->apply(x.narrow(0, b, 1)), y.narrow(0, b, 1)), 1e-14);
+  EXPECT_EQ(Shape(y.sizes().begin(), y.sizes().end()), batched(5, model->output_shape()));
+  for (int64_t b = 0; b < 5; ++b)  // visibilities take another path for few images: rounding only
+    EXPECT_LT(relative_error(model->apply(x.narrow(0, b, 1)), y.narrow(0, b, 1)), 1e-13);
   EXPECT_THROW(model->apply(x.flatten(1)), std::invalid_argument);
 }
 
@@ -161,8 +164,8 @@ TEST(ForwardModels, MatchReference) {
       EXPECT_LT(relative_error(*model->adjoint(y), nchw(g.array("adjoint_y"))), tolerance) << name;
       EXPECT_LT(relative_error(*model->naive_inverse(y), nchw(g.array("inverse_y"))), tolerance) << name;
       const double level = g.config()["noise_scale"];
-      if (kind != "eht")
-        EXPECT_LT(relative_error(at::full_like(g.array("sigmas"), level * model->noise_scale()), g.array("sigmas")), 1e-12);
+      if (kind == "eht") continue;
+      EXPECT_LT(relative_error(at::full_like(g.array("sigmas"), level * model->noise_scale()), g.array("sigmas")), 1e-12);
     }
   }
 }
@@ -220,8 +223,8 @@ TEST(Visibilities, AxisByAxisEqualsTables) {
     const SkyGrid grid = make_sky_grid(size.first, size.second, 100);
     const VisibilityTransform tables(u, v, grid, Pulse::kTriangle, {at::kDouble, at::kCPU});
     const VisibilityTransform axes(u, v, grid, Pulse::kTriangle, {at::kDouble, at::kCPU}, 0);
-    const at::Tensor x = Rng(2).normal({3, 1, size.first, size.second}, at::kDouble);
-    const at::Tensor y = Rng(3).normal({3, 74}, at::kDouble);
+    const at::Tensor x = Rng(2).normal({5, 1, size.first, size.second}, at::kDouble);
+    const at::Tensor y = Rng(3).normal({5, 74}, at::kDouble);
     EXPECT_LT(relative_error(axes.apply(x), tables.apply(x)), 1e-13);
     EXPECT_LT(relative_error(*axes.adjoint(y), *tables.adjoint(y)), 1e-13);
   }

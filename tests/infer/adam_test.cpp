@@ -32,7 +32,8 @@ TEST(BufferAdam, ReferenceSteps) {
     // Ours starts from zero and divides the bias out; the case's starts from p0.
     average = 0.9 * average + 0.1 * p;
     EXPECT_LT(relative_error(average, g.array("dpi_true_ema")[k]), 1e-12) << k;
-    EXPECT_LT(relative_error(adam.average() + std::pow(0.9, k + 1) * g.array("p0"), g.array("dpi_true_ema")[k]),
+    EXPECT_LT(relative_error(adam.average() + std::pow(0.9, k + 1) * g.array("p0"),
+                             g.array("dpi_true_ema")[k]),
               1e-12);
   }
 }

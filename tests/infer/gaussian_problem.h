@@ -28,7 +28,8 @@ class LinearLikelihood final : public LogDensity {
   LinearLikelihood(at::Tensor a, at::Tensor y, double sigma) : a_(a), y_(y), sigma_(sigma) {}
   Shape event_shape() const override { return {1, 1, a_.size(1)}; }
   at::Tensor log_prob(const at::Tensor& x, const Rng&) const override {
-    const at::Tensor r = (x.flatten(1).matmul(a_.t().to(x.scalar_type())) - y_.to(x.scalar_type())) / sigma_;
+    const at::Tensor r =
+        (x.flatten(1).matmul(a_.t().to(x.scalar_type())) - y_.to(x.scalar_type())) / sigma_;
     return -0.5 * r.square().sum(1);
   }
 
@@ -57,7 +58,8 @@ class SometimesNan final : public LogDensity {
 struct GaussianProblem {
   explicit GaussianProblem(int64_t dim) {
     const Rng rng(17);
-    const at::Tensor a = rng.split("a").normal({dim / 2, dim}, at::kDouble) / std::sqrt(static_cast<double>(dim));
+    const at::Tensor a =
+        rng.split("a").normal({dim / 2, dim}, at::kDouble) / std::sqrt(static_cast<double>(dim));
     const at::Tensor y = rng.split("y").normal({dim / 2}, at::kDouble);
     const double sigma = 0.3;
     const at::Tensor mean0 = at::full({dim}, 0.5, at::kDouble);

@@ -41,7 +41,8 @@ class NormalizedGaussian final : public LogDensity {
  public:
   NormalizedGaussian(const at::Tensor& mean, const at::Tensor& covariance, Shape event)
       : mean_(mean), precision_(at::linalg_inv(covariance)), event_(std::move(event)) {
-    constant_ = -0.5 * (mean.numel() * std::log(2 * M_PI) + std::get<1>(at::slogdet(covariance)).item<double>());
+    constant_ = -0.5 * (mean.numel() * std::log(2 * M_PI) +
+                        std::get<1>(at::slogdet(covariance)).item<double>());
   }
   Shape event_shape() const override { return event_; }
   at::Tensor log_prob(const at::Tensor& x, const Rng&) const override {
@@ -72,7 +73,8 @@ class MeanVariation final : public LogDensity {
 };
 
 class DpiStep : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Golden, DpiStep, ::testing::Values("dpi_step_gaussian", "dpi_step_tv_softplus"));
+INSTANTIATE_TEST_SUITE_P(Golden, DpiStep,
+                         ::testing::Values("dpi_step_gaussian", "dpi_step_tv_softplus"));
 
 TEST_P(DpiStep, LossesGradientsAndUpdate) {
   const std::string name = std::string("losses/") + GetParam();
@@ -88,7 +90,8 @@ TEST_P(DpiStep, LossesGradientsAndUpdate) {
     o.softplus = g.config().at("include_softplus");
     // The case's permutations are those of the flow area for the same size.
     SP_REQUIRE_GOLDEN("flow/realnvp_dim64_nflow2_softplus");
-    const at::Tensor orders = GoldenCase("flow/realnvp_dim64_nflow2_softplus").array("orders").contiguous();
+    const at::Tensor orders =
+        GoldenCase("flow/realnvp_dim64_nflow2_softplus").array("orders").contiguous();
     std::vector<std::vector<int64_t>> rows;
     for (int64_t k = 0; k < o.n_flow; ++k)
       rows.emplace_back(orders[k].data_ptr<int64_t>(), orders[k].data_ptr<int64_t>() + o.dim);
@@ -98,7 +101,8 @@ TEST_P(DpiStep, LossesGradientsAndUpdate) {
     const LowDftLikelihood likelihood(g.array("y"), g.array("sigmas"), n, nf);
     std::unique_ptr<LogDensity> prior;
     if (g.has("prior_mean"))
-      prior = std::make_unique<NormalizedGaussian>(g.array("prior_mean"), g.array("prior_cov"), Shape{1, n, n});
+      prior = std::make_unique<NormalizedGaussian>(g.array("prior_mean"), g.array("prior_cov"),
+                                                   Shape{1, n, n});
     else
       prior = std::make_unique<MeanVariation>(n);
     const auto& w = g.config().at("weights");
@@ -118,9 +122,11 @@ TEST_P(DpiStep, LossesGradientsAndUpdate) {
 
     double scale = 0;
     const auto wanted = g.weights("grads");
-    for (const auto& [key, value] : wanted) scale = std::max(scale, value.abs().max().item<double>());
+    for (const auto& [key, value] : wanted)
+      scale = std::max(scale, value.abs().max().item<double>());
     for (const auto& [key, value] : wanted) {
-      const double error = (flow.named_gradients().at(key).to(at::kDouble) - value).abs().max().item<double>();
+      const double error =
+          (flow.named_gradients().at(key).to(at::kDouble) - value).abs().max().item<double>();
       EXPECT_LT(error, tol * std::max(value.abs().max().item<double>(), 1e-2 * scale)) << key;
     }
     BufferAdamOptions a;
@@ -152,22 +158,26 @@ TEST(ReferenceTraining, HundredSteps) {
   RealNvpOptions o;
   o.dim = 8;
   o.n_flow = 1;
-  const auto order = g.manifest().at("scalars").at("ref_orders").at("value").get<std::vector<int64_t>>();
+  const auto order =
+      g.manifest().at("scalars").at("ref_orders").at("value").get<std::vector<int64_t>>();
   RealNvp flow(o, at::kDouble, {order});
   flow.load(g.weights("weights_init"), "weights_init");
   BufferAdamOptions a;
   a.clip = 0.01;
   BufferAdam adam(flow.flat_parameters(), a);
-  const at::Tensor inputs = g.array("inputs"), losses = g.array("f64_loss_history"), norms = g.array("f64_grad_norm");
+  const at::Tensor inputs = g.array("inputs"), losses = g.array("f64_loss_history"),
+                   norms = g.array("f64_grad_norm");
   for (int64_t k = 0; k < 100; ++k) {
     const Flow::Sample s = flow.sample(inputs[k], true);
     const double loss = (s.x.mean() - s.log_det.mean()).item<double>();
     EXPECT_NEAR(loss, losses[k].item<double>(), 1e-7) << k;
     flow.backward(at::full({2, 8}, 1.0 / 16, at::kDouble), at::full({2}, -0.5, at::kDouble));
-    EXPECT_NEAR(adam.step(flow.flat_parameters(), flow.flat_grad(), 1e-3), norms[k].item<double>(), 1e-7);
+    EXPECT_NEAR(adam.step(flow.flat_parameters(), flow.flat_grad(), 1e-3), norms[k].item<double>(),
+                1e-7);
   }
   const auto got = flow.named_tensors();
-  for (const auto& [key, value] : g.weights("f64_final")) EXPECT_LT(relative_error(got.at(key), value), 1e-6) << key;
+  for (const auto& [key, value] : g.weights("f64_final"))
+    EXPECT_LT(relative_error(got.at(key), value), 1e-6) << key;
   for (const auto& [key, value] : g.weights("ref_final"))
     if (key.find("running_var") == std::string::npos)  // Bessel-corrected there
       EXPECT_LT((got.at(key) - value.to(at::kDouble)).abs().max().item<double>(), 1e-4) << key;
@@ -191,11 +201,14 @@ Config settings(const std::string& flow, int64_t steps) {
 Draws run(const Config& c, const Target& target, uint64_t seed, at::ScalarType dtype = at::kFloat) {
   MemoryStore store;
   StoppingObserver observer;
-  return inferences().make(c, "dpi", InferenceContext{dtype})->run(target, Rng(seed), observer, store);
+  return inferences()
+      .make(c, "dpi", InferenceContext{dtype})
+      ->run(target, Rng(seed), observer, store);
 }
 
 // z-scores of the draws' mean, and the relative error of the covariance, against the closed form.
-void expect_posterior(const Draws& d, const GaussianProblem& p, double bias, double covariance_error) {
+void expect_posterior(const Draws& d, const GaussianProblem& p, double bias,
+                      double covariance_error) {
   const at::Tensor x = d.x.flatten(1).to(at::kDouble);
   const at::Tensor mean = x.mean(0), centred = x - mean;
   const double n = static_cast<double>(x.size(0));
@@ -215,8 +228,9 @@ TEST(Vi, FullRankGaussianRecoversThePosterior) {
   const Draws d = run(c, p.target(), 1, at::kDouble);
   EXPECT_EQ(d.summary.status, Status::kConverged) << d.summary.message;
   EXPECT_EQ(d.summary.numbers.at("invalid_draws"), 0);
-  // The family contains the posterior. 2000 draws: the mean's standard error is 0.022 sd (largest of 16: 0.06), the
-  // covariance's relative Frobenius error sqrt((D+1)/N) = 0.09; plus as much for the stochastic optimisation.
+  // The family contains the posterior. 2000 draws: the mean's standard error is 0.022 sd (largest
+  // of 16: 0.06), the covariance's relative Frobenius error sqrt((D+1)/N) = 0.09; plus as much for
+  // the stochastic optimisation.
   expect_posterior(d, p, 0.12, 0.2);
 }
 
@@ -234,7 +248,8 @@ TEST(Vi, RealNvpRecoversThePosteriorWithoutExplodingDraws) {
     const Draws d = run(c, p.target(), seed);
     EXPECT_NE(d.summary.status, Status::kDiverged);
     // Bound: 3 in 20000 is the 95 % upper limit of "none seen".
-    EXPECT_LE(d.summary.numbers.at("invalid_draws"), 0) << "seed " << seed << ": " << d.summary.message;
+    EXPECT_LE(d.summary.numbers.at("invalid_draws"), 0)
+        << "seed " << seed << ": " << d.summary.message;
     // What a short optimisation of a non-Gaussian family leaves.
     expect_posterior(d, p, 0.25, 0.3);
   }
@@ -299,7 +314,9 @@ TEST(Vi, CheckpointsOfAnotherProblemAreRefused) {
   StoppingObserver quiet;
   inferences().make(c, "dpi", InferenceContext{})->run(p.target(), Rng(3), quiet, store);
   put(c, "flow.n_flow", int64_t{3});
-  EXPECT_THROW(inferences().make(c, "dpi", InferenceContext{})->run(p.target(), Rng(3), quiet, store), DataError);
+  EXPECT_THROW(
+      inferences().make(c, "dpi", InferenceContext{})->run(p.target(), Rng(3), quiet, store),
+      DataError);
 }
 
 TEST(Vi, TooFewStepsAreNotCalledConverged) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/likelihood/likelihood.h"

@@ -34,7 +34,8 @@ TEST(Coverage, OfACalibratedPosteriorIsNominal) {
   EXPECT_NEAR(c[0], 0.5, 4 * std::sqrt(0.25 / pixels));
   EXPECT_NEAR(c[1], 0.9, 4 * std::sqrt(0.09 / pixels));
   // Half as wide as it should be: Phi^-1(0.75) / 2 sigma covers 26.4 % (many draws).
-  const double narrow = coverage(0.5 * Rng(3).normal({399, 4000}, at::kDouble), truth.slice(0, 0, 4000), {0.5})[0];
+  const double narrow =
+      coverage(0.5 * Rng(3).normal({399, 4000}, at::kDouble), truth.slice(0, 0, 4000), {0.5})[0];
   EXPECT_NEAR(narrow, 0.2641, 4 * std::sqrt(0.2 / 4000));
 }
 
@@ -56,7 +57,8 @@ TEST(Ranks, AreUniformWhenCalibratedAndOnlyThen) {
   EXPECT_LE(good.max().item<int64_t>(), n);
   const UniformityTest ok = rank_uniformity(good, n);
   EXPECT_GT(ok.p_value, 1e-3) << ok.statistic;
-  const UniformityTest narrow = rank_uniformity(ranks(0.7 * Rng(5).normal({n, problems}, at::kDouble), truth), n);
+  const UniformityTest narrow =
+      rank_uniformity(ranks(0.7 * Rng(5).normal({n, problems}, at::kDouble), truth), n);
   EXPECT_LT(narrow.p_value, 1e-6) << narrow.statistic;
   // Closed form: chi^2 = 2 with two bins of 10 and 30 counts is 10; survival of chi^2_1.
   at::Tensor two = at::cat({at::zeros({10}, at::kLong), at::ones({30}, at::kLong)});
@@ -69,11 +71,13 @@ TEST(Tarp, SeesAJointMiscalibrationThatMarginalsHide) {
   // Truth with correlation 0.9, draws with the same marginals and none.
   const int64_t problems = 1500, n = 100;
   const auto correlated = [](const at::Tensor& z) {
-    return at::stack({z.select(-1, 0), 0.9 * z.select(-1, 0) + std::sqrt(0.19) * z.select(-1, 1)}, -1);
+    return at::stack({z.select(-1, 0), 0.9 * z.select(-1, 0) + std::sqrt(0.19) * z.select(-1, 1)},
+                     -1);
   };
   const at::Tensor truth = correlated(Rng(6).normal({problems, 2}, at::kDouble));
   const at::Tensor white = Rng(7).normal({problems, n, 2}, at::kDouble);
-  const at::Tensor reference = at::full({problems, 2}, 1.5, at::kDouble) * at::tensor({1.0, -1.0}, at::kDouble);
+  const at::Tensor reference =
+      at::full({problems, 2}, 1.5, at::kDouble) * at::tensor({1.0, -1.0}, at::kDouble);
   EXPECT_GT(ks_uniform(tarp_fractions(correlated(white), truth, reference)).p_value, 1e-3);
   EXPECT_LT(ks_uniform(tarp_fractions(white, truth, reference)).p_value, 1e-6);
 }

@@ -22,7 +22,8 @@ TEST(EnergyDistance, OfShiftedGaussians) {
   const double d = 0.7, s = std::sqrt(2.0);
   const double folded = s * std::sqrt(2 / M_PI) * std::exp(-d * d / 4) + d * std::erf(d / 2);
   const double exact = 2 * folded - 4 / std::sqrt(M_PI);
-  const at::Tensor x = Rng(1).normal({2000, 1}, at::kDouble), y = Rng(2).normal({2000, 1}, at::kDouble) + d;
+  const at::Tensor x = Rng(1).normal({2000, 1}, at::kDouble),
+                   y = Rng(2).normal({2000, 1}, at::kDouble) + d;
   EXPECT_NEAR(energy_distance(x, y), exact, 0.04);  // about 4 standard errors
 }
 

@@ -25,11 +25,13 @@ TEST(Ssim, ClosedForms) {
   const at::Tensor x = Rng(2).uniform({2, 3, 20, 17}, at::kDouble);
   EXPECT_NEAR(ssim(x, x)[0].item<double>(), 1, 1e-12);
   // Constants: variances vanish, the luminance term stays.
-  const at::Tensor a = at::full({1, 1, 16, 16}, 0.3, at::kDouble), b = at::full({1, 1, 16, 16}, 0.6, at::kDouble);
+  const at::Tensor a = at::full({1, 1, 16, 16}, 0.3, at::kDouble),
+                   b = at::full({1, 1, 16, 16}, 0.6, at::kDouble);
   const double c1 = 1e-4;
   EXPECT_NEAR(ssim(a, b).item<double>(), (2 * 0.18 + c1) / (0.09 + 0.36 + c1), 1e-10);
   // One window: an 11 x 11 image has one, with weighted moments computed directly here.
-  const at::Tensor u = Rng(3).uniform({1, 1, 11, 11}, at::kDouble), v = Rng(4).uniform({1, 1, 11, 11}, at::kDouble);
+  const at::Tensor u = Rng(3).uniform({1, 1, 11, 11}, at::kDouble),
+                   v = Rng(4).uniform({1, 1, 11, 11}, at::kDouble);
   const at::Tensor t = at::arange(-5, 6, at::kDouble);
   const at::Tensor g = at::exp(-0.5 * (t.square().unsqueeze(0) + t.square().unsqueeze(1)) / 2.25);
   const at::Tensor w = g / g.sum();
@@ -37,8 +39,10 @@ TEST(Ssim, ClosedForms) {
   const double mu = mean(u), mv = mean(v), su = mean(u * u) - mu * mu, sv = mean(v * v) - mv * mv,
                suv = mean(u * v) - mu * mv, c2 = 9e-4;
   EXPECT_NEAR(ssim(u, v).item<double>(),
-              (2 * mu * mv + c1) * (2 * suv + c2) / ((mu * mu + mv * mv + c1) * (su + sv + c2)), 1e-12);
-  EXPECT_NEAR(ssim(x.slice(2, 0, 4), x.slice(2, 0, 4))[1].item<double>(), 1, 1e-12);  // smaller than the window
+              (2 * mu * mv + c1) * (2 * suv + c2) / ((mu * mu + mv * mv + c1) * (su + sv + c2)),
+              1e-12);
+  EXPECT_NEAR(ssim(x.slice(2, 0, 4), x.slice(2, 0, 4))[1].item<double>(), 1,
+              1e-12);  // smaller than the window
 }
 
 TEST(Nxcorr, IsBlindToScaleAndOffset) {
@@ -75,15 +79,19 @@ TEST(GaussianBlur, AddsVariances) {
   const at::Tensor y = gaussian_blur(x, beam * std::sqrt(8 * std::log(2.0)));
   const double total = sigma * sigma + beam * beam;
   const at::Tensor exact = at::exp(-0.5 * r2 / total) * (sigma * sigma / total);
-  EXPECT_LT((y - exact).abs().max().item<double>(), 1e-9);  // sampled Gaussians: error exp(-2 pi^2 sigma^2)
+  EXPECT_LT((y - exact).abs().max().item<double>(),
+            1e-9);  // sampled Gaussians: error exp(-2 pi^2 sigma^2)
   EXPECT_TRUE(at::equal(gaussian_blur(x, 0), x));
-  EXPECT_NEAR(gaussian_blur(x.to(at::kFloat), 2).sum().item<double>(), x.sum().item<double>(), 1e-3);
+  EXPECT_NEAR(gaussian_blur(x.to(at::kFloat), 2).sum().item<double>(), x.sum().item<double>(),
+              1e-3);
 }
 
 TEST(BlurredPsnr, ForgivesWhatTheBeamCannotSee) {
   const at::Tensor truth = at::full({1, 32, 32}, 0.5, at::kDouble);
   const at::Tensor checkers =
-      ((at::arange(32).unsqueeze(0) + at::arange(32).unsqueeze(1)).remainder(2).to(at::kDouble) - 0.5) * 0.2;
+      ((at::arange(32).unsqueeze(0) + at::arange(32).unsqueeze(1)).remainder(2).to(at::kDouble) -
+       0.5) *
+      0.2;
   const at::Tensor x = (truth + checkers).unsqueeze(0);
   EXPECT_NEAR(psnr(x, truth).item<double>(), 20, 1e-9);
   EXPECT_GT(blurred_psnr(x, truth, 4).item<double>(), 40);

@@ -15,7 +15,8 @@ struct Picture {
 };
 Picture sky(int64_t n, double pixel, double east, double north) {
   const at::Tensor axis = (0.5 * static_cast<double>(n - 1) - at::arange(n, at::kDouble)) * pixel;
-  const at::Tensor x = (axis - east).unsqueeze(0).expand({n, n}), y = (axis - north).unsqueeze(1).expand({n, n});
+  const at::Tensor x = (axis - east).unsqueeze(0).expand({n, n}),
+                   y = (axis - north).unsqueeze(1).expand({n, n});
   return {at::sqrt(x.square() + y.square()), at::atan2(x, y)};
 }
 
@@ -25,7 +26,8 @@ TEST(Ring, ClosedFormAtTwoResolutions) {
     const double pixel = 128.0 / static_cast<double>(n);
     const Picture p = sky(n, pixel, 3.3, -2.1);
     const at::Tensor ring = at::exp(-0.5 * ((p.radius - diameter / 2) / sigma).square());
-    const at::Tensor image = ring * (1 + amplitude * at::cos(p.angle - degrees * M_PI / 180)) + floor;
+    const at::Tensor image =
+        ring * (1 + amplitude * at::cos(p.angle - degrees * M_PI / 180)) + floor;
     const Ring r = measure_ring(image, pixel);
     EXPECT_TRUE(r.found);
     // Spline interpolation of a ring 2.6 pixels wide (FWHM) at n = 32.
@@ -39,7 +41,8 @@ TEST(Ring, ClosedFormAtTwoResolutions) {
     // The annulus averages amplitude/2 * g / (g + floor), g the ring's profile over its own FWHM.
     double asymmetry = 0;
     for (int i = 0; i < 200; ++i) {
-      const double t = (2 * (i + 0.5) / 200 - 1) * std::sqrt(2 * std::log(2.0)), g = std::exp(-0.5 * t * t);
+      const double t = (2 * (i + 0.5) / 200 - 1) * std::sqrt(2 * std::log(2.0)),
+                   g = std::exp(-0.5 * t * t);
       asymmetry += 0.5 * amplitude * g / (g + floor) / 200;
     }
     EXPECT_NEAR(r.asymmetry, asymmetry, 0.005) << n;
@@ -47,7 +50,8 @@ TEST(Ring, ClosedFormAtTwoResolutions) {
 }
 
 TEST(Ring, CorrectsTheBiasOfABlur) {
-  // A thin ring seen by a Gaussian beam: exp(-(r-R)^2 / 2 s^2) I0e(r R / s^2); its peak lies inside R.
+  // A thin ring seen by a Gaussian beam: exp(-(r-R)^2 / 2 s^2) I0e(r R / s^2); its peak lies inside
+  // R.
   const double diameter = 44, fwhm = 15, s2 = fwhm * fwhm / (8 * std::log(2.0));
   const Picture p = sky(64, 2, 0, 0);
   const at::Tensor image = at::exp(-0.5 * (p.radius - diameter / 2).square() / s2) *
@@ -77,7 +81,8 @@ TEST(Ring, DrawsGiveIntervalsAcrossTheAngleCut) {
     const Picture p = sky(32, 4, 0, 0);
     const double diameter = 40 + 2 * z[2 * i], turn = (180 + 10 * z[2 * i + 1]) * M_PI / 180;
     images.push_back((at::exp(-0.5 * ((p.radius - diameter / 2) / 5).square()) *
-                      (1 + 0.6 * at::cos(p.angle - turn))).unsqueeze(0));
+                      (1 + 0.6 * at::cos(p.angle - turn)))
+                         .unsqueeze(0));
   }
   images.push_back(at::zeros({1, 32, 32}, at::kDouble));
   const std::vector<Ring> rings = measure_rings(at::stack(images).to(at::kFloat), 4);

@@ -10,8 +10,8 @@
 
 namespace scoreprior::detail {
 
-/// Named tensors laid one behind another in a flat buffer, each on a 128-byte boundary (the gaps stay zero, so sums
-/// and optimisers may sweep the whole buffer).
+/// Named tensors laid one behind another in a flat buffer, each on a 128-byte boundary (the gaps
+/// stay zero, so sums and optimisers may sweep the whole buffer).
 class ParameterMap {
  public:
   /// Offset of the new entry [elements].
@@ -20,9 +20,10 @@ class ParameterMap {
 
   at::Tensor view(const at::Tensor& flat, const std::string& name) const;
   std::map<std::string, at::Tensor> views(const at::Tensor& flat) const;
-  /// Copies what `source` has for every name into flat. Throws DataError naming the file: a missing name, another
-  /// shape, a value that is not finite.
-  void load(const std::map<std::string, at::Tensor>& source, const std::string& file, at::Tensor& flat) const;
+  /// Copies what `source` has for every name into flat. Throws DataError naming the file: a missing
+  /// name, another shape, a value that is not finite.
+  void load(const std::map<std::string, at::Tensor>& source, const std::string& file,
+            at::Tensor& flat) const;
   bool has(const std::string& name) const { return entries_.count(name) > 0; }
 
  private:

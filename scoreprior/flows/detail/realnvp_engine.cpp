@@ -10,9 +10,6 @@
 #include <new>
 #include <type_traits>
 #include <utility>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/flows/detail/team.h"

@@ -1,6 +1,6 @@
 #pragma once
-/// The arithmetic of RealNVP, free of tensors: raw buffers in, raw buffers out. One implementation per instruction
-/// set (realnvp_engine.inc), picked when the program runs.
+/// The arithmetic of RealNVP, free of tensors: raw buffers in, raw buffers out. One implementation
+/// per instruction set (realnvp_engine.inc), picked when the program runs.
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -19,9 +19,10 @@ struct RealNvpPlan {
   int64_t dim = 0, kept = 0, changed = 0, hidden = 0;  ///< dim = kept + changed
   bool batch_norm = true, softplus = false;
   double bn_eps = 1e-2;
-  double norm_clip = 0;  ///< bound on normalised activations; 0 = none
+  double norm_clip = 0;                  ///< bound on normalised activations; 0 = none
   std::vector<CouplingSlots> couplings;  ///< in sampling order
-  /// source[c][j]: row of coupling c-1's output (of z for c = 0) that is row j of coupling c's input.
+  /// source[c][j]: row of coupling c-1's output (of z for c = 0) that is row j of coupling c's
+  /// input.
   std::vector<std::vector<int32_t>> source;
   int64_t softplus_slot = 0;
 };
@@ -33,20 +34,21 @@ class RealNvpEngine {
 
   struct SampleCall {
     const T* parameters;
-    T* statistics;       ///< running statistics, updated when batch_statistics
-    const T* z;          ///< [batch, dim]
+    T* statistics;  ///< running statistics, updated when batch_statistics
+    const T* z;     ///< [batch, dim]
     int64_t batch;
     bool batch_statistics;
-    double momentum;     ///< share of the old running value that survives
-    bool keep;           ///< keep what backward() needs
-    T* x;                ///< [batch, dim]
-    T* log_det;          ///< [batch]
+    double momentum;  ///< share of the old running value that survives
+    bool keep;        ///< keep what backward() needs
+    T* x;             ///< [batch, dim]
+    T* log_det;       ///< [batch]
   };
   virtual void sample(const SampleCall& call) = 0;
 
-  /// Gradient of the last kept sample, written over `gradient` (padding between parameters is not touched).
-  virtual void backward(const T* parameters, const T* x_bar, int64_t batch,
-                const T* log_det_bar, T* gradient) = 0;
+  /// Gradient of the last kept sample, written over `gradient` (padding between parameters is not
+  /// touched).
+  virtual void backward(const T* parameters, const T* x_bar, int64_t batch, const T* log_det_bar,
+                        T* gradient) = 0;
 
   virtual void inverse(const T* parameters, const T* statistics, const T* x, int64_t batch, T* z,
                        T* log_det) = 0;

@@ -1,6 +1,7 @@
 #pragma once
-/// A team of threads for a chain of small dependent stages: one parallel region for the whole pass and a spinning
-/// barrier between stages, since hundreds of fork-joins of ~100 us stages would cost more than the stages.
+/// A team of threads for a chain of small dependent stages: one parallel region for the whole pass
+/// and a spinning barrier between stages, since hundreds of fork-joins of ~100 us stages would cost
+/// more than the stages.
 #include <linux/futex.h>
 #include <omp.h>
 #include <sys/syscall.h>
@@ -13,7 +14,8 @@
 
 namespace scoreprior::detail {
 
-/// Spins for about as long as a stage takes, then sleeps: on a busy machine the partner needs this core to arrive.
+/// Spins for about as long as a stage takes, then sleeps: on a busy machine the partner needs this
+/// core to arrive.
 class SpinBarrier {
  public:
   explicit SpinBarrier(int members) : members_(members) {}
@@ -42,12 +44,15 @@ class SpinBarrier {
     __builtin_ia32_pause();
 #endif
   }
-  // A stale wake-up or a missed sleep only costs another look at phase_: the kernel compares it under its own lock.
+  // A stale wake-up or a missed sleep only costs another look at phase_: the kernel compares it
+  // under its own lock.
   void sleep(uint32_t phase) {
-    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&phase_), FUTEX_WAIT_PRIVATE, phase, nullptr, nullptr, 0);
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&phase_), FUTEX_WAIT_PRIVATE, phase, nullptr,
+            nullptr, 0);
   }
   void wake() {
-    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&phase_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+    syscall(SYS_futex, reinterpret_cast<uint32_t*>(&phase_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr,
+            nullptr, 0);
   }
 
   const int members_;

@@ -43,16 +43,24 @@ at::Tensor sum_over_pixels(const at::Tensor& g) {
 }
 
 // The convolution or (transposed) its adjoint; linear in x, so each is the other's derivative.
+at::Tensor pack_weights(const at::Tensor& weight, bool transposed) {
+  const at::Tensor w = weight.contiguous();
+  at::Tensor packed = at::empty({winograd::packed_size(w.size(1), w.size(0))}, w.options());
+  winograd::pack(w.data_ptr<float>(), w.size(1), w.size(0), transposed, packed.data_ptr<float>());
+  return packed;
+}
+
 struct WinogradConv : torch::autograd::Function<WinogradConv> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias, bool transposed) {
+                            const at::Tensor& bias, bool transposed,
+                            std::shared_ptr<PackedWeights> cache) {
     ctx->save_for_backward({x, weight});
+    ctx->saved_data["cache"] = at::IValue::make_capsule(c10::make_intrusive<Holder>(cache));
     ctx->saved_data["transposed"] = transposed;
     const int64_t O = weight.size(0), I = weight.size(1);
     const int64_t in = transposed ? O : I, out = transposed ? I : O;
-    const at::Tensor w = weight.contiguous();
-    at::Tensor packed = at::empty({winograd::packed_size(I, O)}, x.options());
-    winograd::pack(w.data_ptr<float>(), I, O, transposed, packed.data_ptr<float>());
+    const at::Tensor packed =
+        cache ? cache->get(weight, transposed) : pack_weights(weight, transposed);
     at::Tensor y = at::empty({x.size(0), out, x.size(2), x.size(3)}, x.options(),
                              at::MemoryFormat::ChannelsLast);
     winograd::convolve({x.size(0), x.size(2), x.size(3)}, x.data_ptr<float>(), in,
@@ -66,9 +74,12 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
     const at::Tensor &x = saved[0], &weight = saved[1];
     const bool transposed = ctx->saved_data["transposed"].toBool();
     const at::Tensor g = channels_last(grads[0]);
-    variable_list out(4);
-    if (ctx->needs_input_grad(0))
-      out[0] = WinogradConv::apply(g, weight, at::empty({0}, g.options()), !transposed);
+    variable_list out(5);
+    if (ctx->needs_input_grad(0)) {
+      const auto holder = ctx->saved_data["cache"].toCapsule();
+      out[0] = WinogradConv::apply(g, weight, at::empty({0}, g.options()), !transposed,
+                                   static_cast<const Holder*>(holder.get())->cache);
+    }
     if (ctx->needs_input_grad(1)) {
       SP_CHECK(!at::GradMode::is_enabled() && !transposed, "conv2d",
                "create_graph needs a DoubleBackwardScope around the forward pass");
@@ -80,14 +91,39 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
     if (ctx->needs_input_grad(2)) out[2] = sum_over_pixels(g);
     return out;
   }
+
+ private:
+  struct Holder : torch::CustomClassHolder {
+    explicit Holder(std::shared_ptr<PackedWeights> c) : cache(std::move(c)) {}
+    std::shared_ptr<PackedWeights> cache;
+  };
 };
 
 }  // namespace
 
+at::Tensor PackedWeights::get(const at::Tensor& weight, bool transposed) {
+  if (weight.requires_grad()) return pack_weights(weight, transposed);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (data_ != weight.data_ptr() || version_ != weight._version()) {
+    packed_[0] = packed_[1] = at::Tensor();
+    data_ = weight.data_ptr();
+    version_ = static_cast<uint32_t>(weight._version());
+  }
+  at::Tensor& packed = packed_[transposed];
+  if (!packed.defined()) packed = pack_weights(weight, transposed);
+  return packed;
+}
+
+void PackedWeights::clear() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  packed_[0] = packed_[1] = at::Tensor();
+}
+
 at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                  int64_t stride, int64_t padding) {
+                  int64_t stride, int64_t padding,
+                  const std::shared_ptr<PackedWeights>& packed) {
   if (winograd_applies(x, weight, stride, padding))
-    return WinogradConv::apply(channels_last(x), weight, bias, false);
+    return WinogradConv::apply(channels_last(x), weight, bias, false, packed);
   return channels_last(at::conv2d(x, weight, bias, {stride, stride}, {padding, padding}));
 }
 

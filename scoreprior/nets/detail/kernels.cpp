@@ -312,18 +312,17 @@ SP_SIMD void affine_act_second(Act act, const float* x, const float* g, const fl
 #undef SP_BY_ACT
 
 SP_SIMD void affine_combine(const float* x, int64_t pixels, int64_t channels, const float* mean,
-                            const float* p, const float* q, const float* r, float* d) {
-  const int64_t whole = channels / kWidth * kWidth;
-  for (int64_t i = 0; i < pixels; ++i) {
-    const float* xi = x + i * channels;
-    float* di = d + i * channels;
-    for (int64_t c = 0; c < whole; c += kWidth)
-      simd::store(di + c, simd::load(p + c) * simd::load(di + c) +
-                              simd::load(q + c) * (simd::load(xi + c) - simd::load(mean + c)) +
-                              simd::load(r + c));
-    for (int64_t c = whole; c < channels; ++c)
-      di[c] = p[c] * di[c] + q[c] * (xi[c] - mean[c]) + r[c];
-  }
+                            const float* p, const float* q, const float* r, const float* more,
+                            float* d) {
+  for (int64_t i = 0; i < pixels; ++i)
+    for (int64_t c = 0; c < channels; c += kWidth) {
+      const int n = static_cast<int>(std::min<int64_t>(kWidth, channels - c));
+      const int64_t at = i * channels + c;
+      V v = load_n(p + c, n) * load_n(d + at, n) +
+            load_n(q + c, n) * (load_n(x + at, n) - load_n(mean + c, n)) + load_n(r + c, n);
+      if (more) v = v + load_n(more + at, n);
+      store_n(d + at, v, n);
+    }
 }
 
 SP_SIMD void add_scale(const float* a, const float* b, int64_t n, float scale, float* y) {

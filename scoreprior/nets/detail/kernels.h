@@ -33,9 +33,9 @@ void affine_act_backward(Act act, const float* x, const float* g, int64_t pixels
                          const float* a, const float* b, const float* mean, const Dropout& dropout,
                          int64_t first, float* d, double* s1, double* s2);
 
-/// d = p[c] d + q[c] (x - mean[c]) + r[c]
+/// d = p[c] d + q[c] (x - mean[c]) + r[c] + more (null: nothing)
 void affine_combine(const float* x, int64_t pixels, int64_t channels, const float* mean,
-                    const float* p, const float* q, const float* r, float* d);
+                    const float* p, const float* q, const float* r, const float* more, float* d);
 
 /// Second derivatives of affine_act. s = p[c] w + q[c] (x - mean[c]) + r[c] is the tangent of the normalised value along w,
 ///   dg = act'(u) gamma s,   d = g act''(u) gamma^2 s + e1[c] g act'(u) + e2[c] w,

@@ -139,7 +139,7 @@ struct NormActGradFunction : torch::autograd::Function<NormActGradFunction> {
           }
         }
         kernels::affine_combine(xp + at, P, C, mean, f.data() + 5 * C, f.data() + 6 * C,
-                                f.data() + 7 * C, dxp + at);
+                                f.data() + 7 * C, nullptr, dxp + at);
       }
     });
     variable_list out(9);
@@ -150,10 +150,10 @@ struct NormActGradFunction : torch::autograd::Function<NormActGradFunction> {
 };
 
 struct NormActFunction : torch::autograd::Function<NormActFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& time_bias,
-                            const at::Tensor& gamma, const at::Tensor& beta,
-                            const at::Tensor& seeds, int64_t groups, double eps, int64_t act,
-                            double rate) {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x,
+                               const at::Tensor& time_bias, const at::Tensor& gamma,
+                               const at::Tensor& beta, const at::Tensor& seeds, int64_t groups,
+                               double eps, int64_t act, double rate, bool fork) {
     const int64_t B = x.size(0), C = x.size(1), P = x.size(2) * x.size(3), G = groups;
     const int64_t per = C / G;
     const Chunks chunks(B, P);
@@ -216,7 +216,8 @@ struct NormActFunction : torch::autograd::Function<NormActFunction> {
     ctx->saved_data["act"] = act;
     ctx->saved_data["rate"] = rate;
     ctx->saved_data["time"] = tp != nullptr;
-    return y;
+    if (fork) return {y, x.view_as(x)};
+    return {y};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -226,22 +227,27 @@ struct NormActFunction : torch::autograd::Function<NormActFunction> {
       variable_list first;
       {
         at::NoGradGuard no_grad;
-        first = first_derivatives(ctx, grads);
+        first = first_derivatives(ctx, grads[0], {});
       }
       const auto saved = ctx->get_saved_variables();
       first[0] = NormActGradFunction::apply(
           saved[0], channels_last(grads[0]), saved[1], saved[2], saved[3], first[0],
           ctx->saved_data["groups"].toInt(), ctx->saved_data["act"].toInt(),
           ctx->saved_data["rate"].toDouble());
+      if (grads.size() > 1) first[0] = first[0] + grads[1];
       return first;
     }
-    return first_derivatives(ctx, grads);
+    return first_derivatives(ctx, grads[0],
+                             grads.size() > 1 ? channels_last(grads[1]) : at::Tensor());
   }
 
-  static variable_list first_derivatives(AutogradContext* ctx, const variable_list& grads) {
+  // `more` [B,C,H,W] or undefined is added to the gradient of x.
+  static variable_list first_derivatives(AutogradContext* ctx, const at::Tensor& grad,
+                                         const at::Tensor& more) {
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &x = saved[0], &gamma = saved[1], &coef = saved[2], &seeds = saved[3];
-    const at::Tensor g = channels_last(grads[0]);
+    const at::Tensor g = channels_last(grad);
+    const float* mp = more.defined() ? more.data_ptr<float>() : nullptr;
     const int64_t B = x.size(0), C = x.size(1), P = x.size(2) * x.size(3);
     const int64_t G = ctx->saved_data["groups"].toInt(), per = C / G;
     const auto act = static_cast<Act>(ctx->saved_data["act"].toInt());
@@ -306,9 +312,9 @@ struct NormActFunction : torch::autograd::Function<NormActFunction> {
           const float* f = pqr.data() + b * 3 * C;
           const int64_t at = (b * P + chunks.first(k)) * C;
           kernels::affine_combine(xp + at, chunks.count(k), C, row + 2 * C, f, f + C, f + 2 * C,
-                                  dp + at);
+                                  mp ? mp + at : nullptr, dp + at);
         });
-    variable_list out(9);
+    variable_list out(10);
     out[0] = gx;
     out[1] = gt;
     if (need_affine) {
@@ -516,10 +522,19 @@ at::Tensor NormAct::operator()(const at::Tensor& x, const at::Tensor& time_bias,
   if (use_fused(x, frozen))
     return NormActFunction::apply(
         channels_last(x), time_bias.defined() ? time_bias.contiguous() : at::empty({0}, x.options()),
-        weight, bias, seeds, groups, eps, static_cast<int64_t>(act), dropout.rate);
+        weight, bias, seeds, groups, eps, static_cast<int64_t>(act), dropout.rate, false)[0];
   at::Tensor h = time_bias.defined() ? x + time_bias.unsqueeze(-1).unsqueeze(-1) : x;
   h = activate(at::group_norm(h, groups, weight, bias, eps), act);
   return dropout.active() ? h * mask_tensor(seeds, dropout.rate, h) : h;
+}
+
+std::pair<at::Tensor, at::Tensor> NormAct::fork(const at::Tensor& x) const {
+  if (!use_fused(x, false)) return {(*this)(x), x};
+  const at::Tensor none = at::empty({0}, x.options());
+  const auto out = NormActFunction::apply(channels_last(x), none, weight, bias,
+                                          at::empty({0}, at::kLong), groups, eps,
+                                          static_cast<int64_t>(act), 0.0, true);
+  return {out[0], out[1]};
 }
 
 at::Tensor add_scale(const at::Tensor& a, const at::Tensor& b, double scale) {

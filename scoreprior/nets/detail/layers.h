@@ -6,6 +6,7 @@
 
 #include <array>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "scoreprior/core/rng.h"
@@ -34,6 +35,8 @@ struct NormAct {
   double eps = 1e-6;
   at::Tensor operator()(const at::Tensor& x, const at::Tensor& time_bias = {},
                         const DropoutPass& dropout = {}, const std::string& layer = "") const;
+  /// {the layer's value, x} for a residual path; the two gradients of x are added where they are made.
+  std::pair<at::Tensor, at::Tensor> fork(const at::Tensor& x) const;
 };
 
 /// (a + b) scale
