@@ -21,6 +21,11 @@ if(SP_SANITIZE)
   target_link_options(scoreprior_flags INTERFACE -fsanitize=${SP_SANITIZE})
 endif()
 
+# g++ 12 vectorises pairs of double -> float -> double conversions away, so rounded values keep their double digits.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  target_compile_options(scoreprior_flags INTERFACE -fno-tree-slp-vectorize)
+endif()
+
 add_library(scoreprior_warnings INTERFACE)
 target_compile_options(scoreprior_warnings INTERFACE
-  -Wall -Wextra -Wno-unused-parameter $<$<BOOL:${SP_WERROR}>:-Werror>)
+  -Wall -Wextra -Wno-unused-parameter -Wno-psabi $<$<BOOL:${SP_WERROR}>:-Werror>)

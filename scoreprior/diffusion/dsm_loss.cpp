@@ -15,8 +15,8 @@ at::Tensor residual_value(const at::Tensor& r, bool reduce_mean) {
 
 }  // namespace
 
-at::Tensor dsm_loss(const NetworkScore& model, const DsmOptions& options, const at::Tensor& x, const at::Tensor& t,
-                    const at::Tensor& z, const Rng* dropout) {
+at::Tensor dsm_loss(const NetworkScore& model, const DsmOptions& options, const at::Tensor& x,
+                    const at::Tensor& t, const at::Tensor& z, const Rng* dropout) {
   const Sde& sde = model.sde();
   const at::Tensor std = sde.std(t);
   const auto along = [&](const at::Tensor& a) { return expand_like_batch(a, x); };
@@ -28,8 +28,8 @@ at::Tensor dsm_loss(const NetworkScore& model, const DsmOptions& options, const 
   return value * (sde.diffusion(t) / std).square();
 }
 
-at::Tensor dsm_times(const Sde& sde, const DsmOptions& options, const Rng& rng, int64_t batch, int64_t first,
-                     int64_t n) {
+at::Tensor dsm_times(const Sde& sde, const DsmOptions& options, const Rng& rng, int64_t batch,
+                     int64_t first, int64_t n) {
   at::Tensor u;
   if (options.stratified_time) {
     const double shift = rng.uniforms(1)[0];
@@ -45,7 +45,8 @@ at::Tensor ddpm_loss(const at::Tensor& out, const at::Tensor& z, bool reduce_mea
   return residual_value(out - z, reduce_mean);
 }
 
-at::Tensor smld_loss(const at::Tensor& out, const at::Tensor& z, const at::Tensor& sigma, bool reduce_mean) {
+at::Tensor smld_loss(const at::Tensor& out, const at::Tensor& z, const at::Tensor& sigma,
+                     bool reduce_mean) {
   return residual_value(out * expand_like_batch(sigma, out) + z, reduce_mean);
 }
 

@@ -54,11 +54,12 @@ void write_model_file(const std::filesystem::path& path, const ModelFile& model)
   io::write_safetensors(path, {model.weights, {{kMetadataKey, root.to_toml()}}});
 }
 
-void check_model_images(const std::string& model, const Shape& model_shape, const std::string& model_range,
-                        const Shape& shape, const std::string& range) {
+void check_model_images(const std::string& model, const Shape& model_shape,
+                        const std::string& model_range, const Shape& shape,
+                        const std::string& range) {
   if (shape != model_shape)
-    throw DataError(model + " describes images " + to_string(model_shape) + " [channels,height,width], not " +
-                    to_string(shape));
+    throw DataError(model + " describes images " + to_string(model_shape) +
+                    " [channels,height,width], not " + to_string(shape));
   if (!model_range.empty() && !range.empty() && range != model_range)
     throw DataError(model + " describes " + model_range + " pixels (" +
                     (model_range == "unit" ? "[0,1]" : "[-1,1]") + "), not " + range + " ones");

@@ -11,20 +11,24 @@
 namespace scoreprior {
 namespace {
 
-constexpr int64_t kChunk = 1 << 14;     // elements a thread takes at a time; also the grid of the norm's partial sums
+constexpr int64_t kChunk =
+    1 << 14;  // elements a thread takes at a time; also the grid of the norm's partial sums
 constexpr int64_t kSlotAlignment = 16;  // parameters start on 64-byte boundaries of a float buffer
 
 struct AdamCoefficients {
   double clip, beta1, beta2, epsilon, step_size, root_correction, ema;
 };
 
-// p -= lr mhat / (sqrt(vhat) + eps) with the bias corrections folded into step_size and root_correction.
+// p -= lr mhat / (sqrt(vhat) + eps) with the bias corrections folded into step_size and
+// root_correction.
 template <class T>
-inline __attribute__((always_inline)) void adam_loop(int64_t n, const AdamCoefficients& k, T* __restrict p,
-                                                     const T* __restrict g, T* __restrict m, T* __restrict v,
+inline __attribute__((always_inline)) void adam_loop(int64_t n, const AdamCoefficients& k,
+                                                     T* __restrict p, const T* __restrict g,
+                                                     T* __restrict m, T* __restrict v,
                                                      T* __restrict a) {
   const T clip = static_cast<T>(k.clip), b1 = static_cast<T>(k.beta1), b2 = static_cast<T>(k.beta2);
-  const T c1 = static_cast<T>(1 - k.beta1), c2 = static_cast<T>(1 - k.beta2), eps = static_cast<T>(k.epsilon);
+  const T c1 = static_cast<T>(1 - k.beta1), c2 = static_cast<T>(1 - k.beta2),
+          eps = static_cast<T>(k.epsilon);
   const T rate = static_cast<T>(k.step_size), root = static_cast<T>(k.root_correction);
   const T keep = static_cast<T>(k.ema), take = static_cast<T>(1 - k.ema);
   for (int64_t i = 0; i < n; ++i) {
@@ -38,18 +42,20 @@ inline __attribute__((always_inline)) void adam_loop(int64_t n, const AdamCoeffi
   }
 }
 
-// One copy per instruction set (this file is compiled without errno for sqrt, so that the loop vectorises).
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+// One copy per instruction set (this file is compiled without errno for sqrt, so that the loop
+// vectorises).
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
 #define SP_ADAM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define SP_ADAM_CLONES
 #endif
-SP_ADAM_CLONES void adam_chunk(int64_t n, const AdamCoefficients& k, float* p, const float* g, float* m, float* v,
-                               float* a) {
+SP_ADAM_CLONES void adam_chunk(int64_t n, const AdamCoefficients& k, float* p, const float* g,
+                               float* m, float* v, float* a) {
   adam_loop(n, k, p, g, m, v, a);
 }
-SP_ADAM_CLONES void adam_chunk(int64_t n, const AdamCoefficients& k, double* p, const double* g, double* m, double* v,
-                               double* a) {
+SP_ADAM_CLONES void adam_chunk(int64_t n, const AdamCoefficients& k, double* p, const double* g,
+                               double* m, double* v, double* a) {
   adam_loop(n, k, p, g, m, v, a);
 }
 #undef SP_ADAM_CLONES
@@ -64,7 +70,8 @@ double sum_of_squares(const T* g, int64_t n) {
       const int64_t stop = std::min(n, (c + 1) * kChunk);
       int64_t i = c * kChunk;
       for (; i + 8 <= stop; i += 8)
-        for (int j = 0; j < 8; ++j) lane[j] += static_cast<double>(g[i + j]) * static_cast<double>(g[i + j]);
+        for (int j = 0; j < 8; ++j)
+          lane[j] += static_cast<double>(g[i + j]) * static_cast<double>(g[i + j]);
       for (; i < stop; ++i) lane[0] += static_cast<double>(g[i]) * static_cast<double>(g[i]);
       for (const double l : lane) partial[c] += l;
     }
@@ -75,8 +82,8 @@ double sum_of_squares(const T* g, int64_t n) {
 }
 
 template <class T>
-void adam_sweep(const AdamCoefficients& k, at::Tensor& p, const at::Tensor& g, at::Tensor& m, at::Tensor& v,
-                at::Tensor& a) {
+void adam_sweep(const AdamCoefficients& k, at::Tensor& p, const at::Tensor& g, at::Tensor& m,
+                at::Tensor& v, at::Tensor& a) {
   T *pp = p.data_ptr<T>(), *pm = m.data_ptr<T>(), *pv = v.data_ptr<T>(), *pa = a.data_ptr<T>();
   const T* pg = g.data_ptr<T>();
   const int64_t n = p.numel();
@@ -87,8 +94,8 @@ void adam_sweep(const AdamCoefficients& k, at::Tensor& p, const at::Tensor& g, a
 }
 
 // The same update in tensor operations, for devices without a kernel here.
-void adam_tensors(const AdamCoefficients& k, at::Tensor& p, const at::Tensor& g, at::Tensor& m, at::Tensor& v,
-                  at::Tensor& a) {
+void adam_tensors(const AdamCoefficients& k, at::Tensor& p, const at::Tensor& g, at::Tensor& m,
+                  at::Tensor& v, at::Tensor& a) {
   m.mul_(k.beta1).add_(g, (1 - k.beta1) * k.clip);
   v.mul_(k.beta2).addcmul_(g, g, (1 - k.beta2) * k.clip * k.clip);
   p.addcdiv_(m, v.sqrt().mul_(k.root_correction).add_(k.epsilon), -k.step_size);
@@ -143,8 +150,9 @@ void FlatAdam::zero_grad() {
 double FlatAdam::gradient_norm() const {
   if (!gradient_.is_cpu()) return gradient_.to(at::kDouble).norm().item<double>();
   const int64_t n = gradient_.numel();
-  return std::sqrt(gradient_.scalar_type() == at::kFloat ? sum_of_squares(gradient_.data_ptr<float>(), n)
-                                                         : sum_of_squares(gradient_.data_ptr<double>(), n));
+  return std::sqrt(gradient_.scalar_type() == at::kFloat
+                       ? sum_of_squares(gradient_.data_ptr<float>(), n)
+                       : sum_of_squares(gradient_.data_ptr<double>(), n));
 }
 
 FlatAdam::Outcome FlatAdam::step(const AdamOptions& o, double lr, double clip_offset) {
@@ -152,8 +160,10 @@ FlatAdam::Outcome FlatAdam::step(const AdamOptions& o, double lr, double clip_of
   for (auto& s : slots_) {  // autograd may have put a tensor of its own in the place of the view
     at::Tensor& g = s.parameter.mutable_grad();
     if (g.is_same(s.gradient)) continue;
-    if (g.defined()) s.gradient.copy_(g);
-    else s.gradient.zero_();
+    if (g.defined())
+      s.gradient.copy_(g);
+    else
+      s.gradient.zero_();
     g = s.gradient;
   }
   Outcome out;
@@ -168,9 +178,12 @@ FlatAdam::Outcome FlatAdam::step(const AdamOptions& o, double lr, double clip_of
   k.step_size = lr / (1 - std::pow(o.beta1, n));
   k.root_correction = 1 / std::sqrt(1 - std::pow(o.beta2, n));
   k.ema = o.ema_warmup ? std::min(o.ema_rate, (1 + n) / (10 + n)) : o.ema_rate;
-  if (!weights_.is_cpu()) adam_tensors(k, weights_, gradient_, mean_, square_, average_);
-  else if (weights_.scalar_type() == at::kFloat) adam_sweep<float>(k, weights_, gradient_, mean_, square_, average_);
-  else adam_sweep<double>(k, weights_, gradient_, mean_, square_, average_);
+  if (!weights_.is_cpu())
+    adam_tensors(k, weights_, gradient_, mean_, square_, average_);
+  else if (weights_.scalar_type() == at::kFloat)
+    adam_sweep<float>(k, weights_, gradient_, mean_, square_, average_);
+  else
+    adam_sweep<double>(k, weights_, gradient_, mean_, square_, average_);
   out.applied = true;
   return out;
 }
@@ -185,12 +198,16 @@ void FlatAdam::swap_average() {
 std::map<std::string, at::Tensor> FlatAdam::average() const {
   std::map<std::string, at::Tensor> out;
   for (const auto& s : slots_)
-    out[s.name] = average_.narrow(0, s.offset, s.parameter.numel()).view(s.parameter.sizes()).clone();
+    out[s.name] =
+        average_.narrow(0, s.offset, s.parameter.numel()).view(s.parameter.sizes()).clone();
   return out;
 }
 
 std::map<std::string, at::Tensor> FlatAdam::state() const {
-  return {{"weights", weights_}, {"adam_mean", mean_}, {"adam_square", square_}, {"average", average_},
+  return {{"weights", weights_},
+          {"adam_mean", mean_},
+          {"adam_square", square_},
+          {"average", average_},
           {"updates", at::full({1}, updates_, at::kLong)}};
 }
 
@@ -204,7 +221,9 @@ void FlatAdam::load_state(const std::map<std::string, at::Tensor>& state, const 
     return it->second;
   };
   for (const auto& [name, target] : {std::pair<const char*, at::Tensor*>{"weights", &weights_},
-                                     {"adam_mean", &mean_}, {"adam_square", &square_}, {"average", &average_}})
+                                     {"adam_mean", &mean_},
+                                     {"adam_square", &square_},
+                                     {"average", &average_}})
     target->copy_(fetch(name, *target));
   updates_ = fetch("updates", at::Tensor()).item<int64_t>();
 }

@@ -25,22 +25,25 @@ struct AdamOptions {
     f("epsilon", epsilon, "Adam: added to the root mean square");
     f("clip", clip, "largest L2 norm of the whole gradient; 0 = no clipping");
     f("ema_rate", ema_rate, "decay of the moving average of the weights");
-    f("ema_warmup", ema_warmup, "average over a growing window at first: decay min(ema_rate, (1+n)/(10+n))");
+    f("ema_warmup", ema_warmup,
+      "average over a growing window at first: decay min(ema_rate, (1+n)/(10+n))");
   }
 };
 
 /// Learning rate of step `step` (counted from 0, so the first is 0 with a warm-up) of `total`.
 double learning_rate(const AdamOptions& options, int64_t step, int64_t total);
 
-/// Adam [Kingma15] with clipping by the global norm, g min(1, clip/(|g| + clip_offset)), and a moving average of the
-/// weights, as one pass over one flat buffer: every parameter (and its gradient) becomes a view of it.
+/// Adam [Kingma15] with clipping by the global norm, g min(1, clip/(|g| + clip_offset)), and a
+/// moving average of the weights, as one pass over one flat buffer: every parameter (and its
+/// gradient) becomes a view of it.
 ///
-/// The average is a true one, a <- r a + (1-r) p, starting at the initial weights. (The reference's `params_ema` is
-/// r p_old + (1-r) p_new, which averages two steps only; its checkpoints hold that.) Results do not depend on the number
-/// of threads.
+/// The average is a true one, a <- r a + (1-r) p, starting at the initial weights. (The reference's
+/// `params_ema` is r p_old + (1-r) p_new, which averages two steps only; its checkpoints hold
+/// that.) Results do not depend on the number of threads.
 class FlatAdam {
  public:
-  /// `parameters` stay alive and are changed in place. Throws std::invalid_argument unless they share type and device.
+  /// `parameters` stay alive and are changed in place. Throws std::invalid_argument unless they
+  /// share type and device.
   explicit FlatAdam(const std::map<std::string, at::Tensor>& parameters);
 
   void zero_grad();
@@ -59,7 +62,8 @@ class FlatAdam {
   int64_t updates() const { return updates_; }
   int64_t size() const { return count_; }  ///< number of parameters
 
-  /// Everything a resumed training needs: "weights", "adam_mean", "adam_square", "average" (flat), "updates".
+  /// Everything a resumed training needs: "weights", "adam_mean", "adam_square", "average" (flat),
+  /// "updates".
   std::map<std::string, at::Tensor> state() const;
   /// Throws DataError naming `file` when the state is of another network.
   void load_state(const std::map<std::string, at::Tensor>& state, const std::string& file);

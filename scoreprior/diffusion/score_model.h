@@ -21,7 +21,8 @@ class ScoreModel {
   virtual at::Tensor score(const at::Tensor& x, const at::Tensor& t) const = 0;
   virtual at::ScalarType dtype() const = 0;
   virtual at::Device device() const = 0;
-  /// Pixel range of the images it describes: "unit" [0,1], "centered" [-1,1], or "" when any will do.
+  /// Pixel range of the images it describes: "unit" [0,1], "centered" [-1,1], or "" when any will
+  /// do.
   virtual std::string range() const { return ""; }
 };
 
@@ -40,7 +41,8 @@ class NetworkScore final : public ScoreModel {
   ScoreNet& net() { return *net_; }
   const ScoreNet& net() const { return *net_; }
   /// What the network itself returns; `dropout` as in ScoreNet::forward.
-  at::Tensor net_output(const at::Tensor& x, const at::Tensor& t, const Rng* dropout = nullptr) const;
+  at::Tensor net_output(const at::Tensor& x, const at::Tensor& t,
+                        const Rng* dropout = nullptr) const;
 
  private:
   std::unique_ptr<ScoreNet> net_;
@@ -50,11 +52,13 @@ class NetworkScore final : public ScoreModel {
   std::string range_;
 };
 
-/// From a table with either `weights` (safetensors; [.net] and [.sde] unless the file's own metadata has them) or an
-/// analytic `name` = gaussian (mean, cov | sigma) | mixture (weights, means, covs | sigmas) with [.sde].
-/// Analytic scores are those of the diffused law: mixture of N(alpha m_k, alpha^2 C_k + std^2 I). `mean` is a .npy file or,
-/// with `shape`, one number for all pixels; `shape` also reshapes a flat mean. They take x of any shape with that many
-/// pixels. Throws MissingFileError, DataError (weights that do not fit the network, damaged file), ConfigError.
+/// From a table with either `weights` (safetensors; [.net] and [.sde] unless the file's own
+/// metadata has them) or an analytic `name` = gaussian (mean, cov | sigma) | mixture (weights,
+/// means, covs | sigmas) with [.sde]. Analytic scores are those of the diffused law: mixture of
+/// N(alpha m_k, alpha^2 C_k + std^2 I). `mean` is a .npy file or, with `shape`, one number for all
+/// pixels; `shape` also reshapes a flat mean. They take x of any shape with that many pixels.
+/// Throws MissingFileError, DataError (weights that do not fit the network, damaged file),
+/// ConfigError.
 std::unique_ptr<ScoreModel> make_score_model(const Config& config, at::ScalarType dtype,
                                              at::Device device);
 

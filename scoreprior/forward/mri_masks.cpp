@@ -53,12 +53,13 @@ struct MaskGrid {
   std::vector<double> radius_x, radius_y;  ///< wanted distance between samples, by pixel
 };
 
-std::vector<char> throw_darts(const MaskGrid& grid, int max_attempts, LegacyUniform& random) {
+/// Darts keep their distance from the samples of `mask` too.
+std::vector<char> throw_darts(const MaskGrid& grid, std::vector<char> mask, int max_attempts,
+                              LegacyUniform& random) {
   const int64_t width = grid.width, height = grid.height;
   struct Point {
     int64_t x, y;
   };
-  std::vector<char> mask(width * height, 0);
   std::vector<Point> active;
   bool only_new_pixels = false;
   const int64_t first_x = random.below(width);
@@ -138,9 +139,13 @@ at::Tensor poisson_mask(int64_t height, int64_t width, const PoissonMaskOptions&
   const int64_t pixels = height * width, longest = std::max(height, width);
   std::vector<double> r(pixels);
   for (int64_t p = 0; p < pixels; ++p) r[p] = std::hypot(x[p % width], y[p / width]);
-  const int64_t half = options.centre;
-  const auto centre_first = [&](int64_t n) { return static_cast<int64_t>(n / 2.0 - half / 2.0); };
-  const auto centre_last = [&](int64_t n) { return static_cast<int64_t>(n / 2.0 + half / 2.0); };
+  // The fully sampled square.
+  std::vector<char> centre(pixels, 0);
+  const auto first = [&](int64_t n) { return (n - options.centre) / 2; };
+  const auto last = [&](int64_t n) { return (n + options.centre) / 2; };
+  for (int64_t row = first(height); row < last(height); ++row)
+    for (int64_t column = first(width); column < last(width); ++column)
+      centre[row * width + column] = 1;
 
   LegacyUniform random(options.seed);
   MaskGrid grid{height, width, std::vector<double>(pixels), std::vector<double>(pixels)};
@@ -154,10 +159,7 @@ at::Tensor poisson_mask(int64_t height, int64_t width, const PoissonMaskOptions&
       grid.radius_x[p] = std::max(radius * static_cast<double>(width), 1.0);
       grid.radius_y[p] = std::max(radius * static_cast<double>(height), 1.0);
     }
-    std::vector<char> mask = throw_darts(grid, options.max_attempts, random);
-    for (int64_t row = centre_first(height); row < centre_last(height); ++row)
-      for (int64_t column = centre_first(width); column < centre_last(width); ++column)
-        mask[row * width + column] = 1;
+    std::vector<char> mask = throw_darts(grid, centre, options.max_attempts, random);
     int64_t samples = 0;
     for (int64_t p = 0; p < pixels; ++p) {
       if (options.crop_corner && !(r[p] < 1)) mask[p] = 0;

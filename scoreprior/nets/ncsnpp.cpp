@@ -1,19 +1,24 @@
-/// ncsnpp: the U-net of [Song21] appendix H; ddpm: that of [Ho20], which is the same tree with DDPM blocks, plain
-/// resampling, no rescaled skips and 32 groups everywhere. Both on channels-last tensors.
+/// ncsnpp: the U-net of [Song21] appendix H; ddpm: that of [Ho20], which is the same tree with DDPM
+/// blocks, plain resampling, no rescaled skips and 32 groups everywhere. Both on channels-last
+/// tensors.
 ///
-///   net(x, label): x [B,C,H,W] -> [B,C,H,W]; label [B] is 999 t for VP and sub-VP, the standard deviation for VE.
+///   net(x, label): x [B,C,H,W] -> [B,C,H,W]; label [B] is 999 t for VP and sub-VP, the standard
+///   deviation for VE.
 ///
 /// Data in [0,1] enters as 2x - 1 unless `centered`. Time embeddings:
-///   positional  sin, cos of label 10000^(-k/(nf/2 - 1)); oscillates with label, so an ODE solver takes tiny steps
-///   fourier     sin, cos of 2 pi W label (label_scale = linear) or 2 pi W log(label) (log)
-///   smooth      sin, cos of w_k u, w_k = 4 pi (k+1)/(nf/2), u = log(1 + label/embedding_min) scaled to 1 at
-///               label = embedding_max: about the log noise level, two periods at most over the whole process.
-///               With the VP label 999 t and the defaults 1 and 999, u = log(1 + 999 t)/log(1000).
-///               For VE set the two to sigma_min and sigma_max.
+///   positional  sin, cos of label 10000^(-k/(nf/2 - 1)); oscillates with label, so an ODE solver
+///   takes tiny steps fourier     sin, cos of 2 pi W label (label_scale = linear) or 2 pi W
+///   log(label) (log) smooth      sin, cos of w_k u, w_k = 4 pi (k+1)/(nf/2), u = log(1 +
+///   label/embedding_min) scaled to 1 at
+///               label = embedding_max: about the log noise level, two periods at most over the
+///               whole process. With the VP label 999 t and the defaults 1 and 999, u = log(1 + 999
+///               t)/log(1000). For VE set the two to sigma_min and sigma_max.
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -65,7 +70,8 @@ struct UnetOptions {
     f("channels", channels, "image channels");
     f("centered", centered, "data are in [-1,1]; otherwise [0,1], mapped to 2x-1 inside");
     f("nf", nf, "channels at full resolution");
-    f("ch_mult", ch_mult, "channels of each level in units of nf; each level halves the resolution");
+    f("ch_mult", ch_mult,
+      "channels of each level in units of nf; each level halves the resolution");
     f("num_res_blocks", num_res_blocks, "residual blocks per level on the way down");
     f("attn_resolutions", attn_resolutions, "image sides at which attention follows a block");
     f("dropout", dropout, "dropout rate in residual blocks while training");
@@ -122,7 +128,8 @@ UnetOptions read_options(const Config& c) {
   if (o.num_res_blocks < 1) c.fail("num_res_blocks", "must be positive");
   const int64_t factor = int64_t{1} << (o.ch_mult.size() - 1);
   if (o.image_size < factor || o.image_size % factor)
-    c.fail("image_size", "must be a multiple of " + std::to_string(factor) + ", one halving per level");
+    c.fail("image_size",
+           "must be a multiple of " + std::to_string(factor) + ", one halving per level");
   if (!(o.dropout >= 0 && o.dropout < 1)) c.fail("dropout", "must be in [0,1)");
   if (o.fir_kernel.size() != 4) c.fail("fir_kernel", "needs four taps");
   if (o.init_scale < 0) c.fail("init_scale", "must not be negative");
@@ -203,7 +210,8 @@ struct Resampler {
   }
   at::Tensor up(const at::Tensor& x, const Conv& c) const {
     if (!fir) return c(nearest_up(x));
-    // Zeros between the pixels, then the kernel as stored: the transposed convolution of the flipped kernel.
+    // Zeros between the pixels, then the kernel as stored: the transposed convolution of the
+    // flipped kernel.
     const at::Tensor w = c.weight.flip({2, 3}).transpose(0, 1);
     const at::Tensor y = at::conv_transpose2d(x, w, {}, {2, 2});
     return fir_same(channels_last(y), taps, 1, 2) + c.bias.view({1, -1, 1, 1});
@@ -242,8 +250,8 @@ struct ResBlock {
                         const DropoutPass& dropout) const {
     at::Tensor h;
     std::tie(h, x) = norm0.fork(x);
-    // The 1x1 shortcut commutes with resampling but for its bias, so it runs at the lower resolution and its bias
-    // joins that of conv1.
+    // The 1x1 shortcut commutes with resampling but for its bias, so it runs at the lower
+    // resolution and its bias joins that of conv1.
     at::Tensor bias = conv1.bias;
     if (resize == Resize::kDown) {
       h = resampler.down(h);
@@ -431,8 +439,8 @@ class Unet final : public ScoreNet {
   at::Tensor forward(const at::Tensor& x_in, const at::Tensor& label,
                      const Rng* dropout_rng) const override {
     check_batched("score_net", "x", x_in, image_shape());
-    SP_CHECK(label.dim() == 1 && label.size(0) == x_in.size(0), "score_net",
-             "expected label [", x_in.size(0), "], got ", to_string(label.sizes().vec()));
+    SP_CHECK(label.dim() == 1 && label.size(0) == x_in.size(0), "score_net", "expected label [",
+             x_in.size(0), "], got ", to_string(label.sizes().vec()));
     const UnetOptions& o = options_;
     const DropoutPass dropout{dropout_rng, o.dropout};
     const at::Tensor time = o.conditional ? time_features(label, x_in) : at::Tensor();
@@ -457,8 +465,7 @@ class Unet final : public ScoreNet {
         pyramid = resampler_.down(pyramid);
         const at::Tensor p =
             pixelwise(pyramid, level.combine->weight.flatten(1).t(), level.combine->bias);
-        h = o.progressive_combine == "cat" ? channels_last(at::cat({p, h}, 1))
-                                           : add_scale(p, h, 1);
+        h = o.progressive_combine == "cat" ? channels_last(at::cat({p, h}, 1)) : add_scale(p, h, 1);
       } else if (level.pyramid) {
         pyramid = add_scale(resampler_.down(pyramid, *level.pyramid), h, scale_);
         h = pyramid;
@@ -501,7 +508,8 @@ class Unet final : public ScoreNet {
   }
 
  private:
-  // act(temb) [B, 4 nf]; every block starts from it. Phases are formed in double: 2 pi W 999 reaches 1e5.
+  // act(temb) [B, 4 nf]; every block starts from it. Phases are formed in double: 2 pi W 999
+  // reaches 1e5.
   at::Tensor time_features(const at::Tensor& label, const at::Tensor& x) const {
     const UnetOptions& o = options_;
     const at::TensorOptions wide = x.options().dtype(at::kDouble);
@@ -515,8 +523,8 @@ class Unet final : public ScoreNet {
       const double rate = -std::log(10000.0) / std::max<double>(double(half - 1), 1);
       phase = l * at::exp(at::arange(half, wide) * rate).unsqueeze(0);
     } else {
-      const at::Tensor u = at::log1p(l / o.embedding_min) /
-                           std::log1p(o.embedding_max / o.embedding_min);
+      const at::Tensor u =
+          at::log1p(l / o.embedding_min) / std::log1p(o.embedding_max / o.embedding_min);
       phase = u * ((at::arange(half, wide) + 1) * (4 * M_PI / double(half))).unsqueeze(0);
     }
     const at::Tensor features =

@@ -11,14 +11,16 @@
 
 namespace scoreprior {
 
-/// A network ([B,C,H,W], label [B]) -> [B,C,H,W]. Knows no SDE: the label is whatever Sde::network_label says.
-/// Parameters by the clear names of the weight files ("down.0.block.1.conv0.weight").
+/// A network ([B,C,H,W], label [B]) -> [B,C,H,W]. Knows no SDE: the label is whatever
+/// Sde::network_label says. Parameters by the clear names of the weight files
+/// ("down.0.block.1.conv0.weight").
 class ScoreNet {
  public:
   virtual ~ScoreNet() = default;
 
   virtual Shape image_shape() const = 0;  ///< {C,H,W}
-  /// Differentiable in x, and in the parameters unless frozen. `dropout` gives the masks of a training pass; null is evaluation.
+  /// Differentiable in x, and in the parameters unless frozen. `dropout` gives the masks of a
+  /// training pass; null is evaluation.
   virtual at::Tensor forward(const at::Tensor& x, const at::Tensor& label,
                              const Rng* dropout = nullptr) const = 0;
 
@@ -32,7 +34,8 @@ class ScoreNet {
   virtual void initialize(const Rng& rng) = 0;
   /// Cast and move parameters and buffers.
   virtual void to(at::ScalarType dtype, at::Device device) = 0;
-  /// No parameter asks for a gradient any more; lets the implementation drop what only training needs.
+  /// No parameter asks for a gradient any more; lets the implementation drop what only training
+  /// needs.
   virtual void freeze() = 0;
   /// Raw parameter storage was changed outside autograd (optimiser): drop packed copies.
   virtual void parameters_changed() {}

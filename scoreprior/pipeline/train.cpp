@@ -50,7 +50,6 @@ ConfigNodePtr record_node(decltype(ConfigNode::value) value) {
   return node;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
 // Which images a step sees, and reading them ahead of it.
 
 class TrainingImages {
@@ -108,7 +107,8 @@ struct TrainingBatch {
 // Draws images and noise a few steps ahead on one thread of its own.
 class Prefetcher {
  public:
-  Prefetcher(TrainingImages& images, const Rng& rng, at::ScalarType dtype, int64_t first, int64_t last)
+  Prefetcher(TrainingImages& images, const Rng& rng, at::ScalarType dtype, int64_t first,
+             int64_t last)
       : worker_([=, &images] { produce(images, rng, dtype, first, last); }) {}
   ~Prefetcher() {
     {
@@ -136,8 +136,10 @@ class Prefetcher {
  private:
   static constexpr size_t kAhead = 4;
 
-  void produce(TrainingImages& images, const Rng& rng, at::ScalarType dtype, int64_t first, int64_t last) {
-    at::get_num_threads();   // libtorch's own lazy initialisation first, else it undoes the next line
+  void produce(TrainingImages& images, const Rng& rng, at::ScalarType dtype, int64_t first,
+               int64_t last) {
+    at::get_num_threads();   // libtorch's own lazy initialisation first, else it undoes the next
+                             // line
     omp_set_num_threads(1);  // this thread only: the network keeps the cores
     try {
       for (int64_t step = first; step < last; ++step) {
@@ -166,12 +168,12 @@ class Prefetcher {
   std::thread worker_;
 };
 
-// ---------------------------------------------------------------------------------------------------------------------
 // Settings that must agree between a checkpoint and the training that goes on from it.
 
 std::string settings_text(const Config& config, bool steps_matter) {
-  static const std::set<std::string> free = {"log_every", "validate_every", "validation_images", "checkpoint_every",
-                                             "sample_every", "samples", "bad_steps"};
+  static const std::set<std::string> free = {
+      "log_every",    "validate_every", "validation_images", "checkpoint_every",
+      "sample_every", "samples",        "bad_steps"};
   std::istringstream in(config.to_toml());
   std::string line, table, out;
   while (std::getline(in, line)) {
@@ -183,9 +185,12 @@ std::string settings_text(const Config& config, bool steps_matter) {
     bool quoted = false;
     size_t end = line.size();
     for (size_t i = 0; i < line.size(); ++i) {
-      if (line[i] == '\\') ++i;
-      else if (line[i] == '"') quoted = !quoted;
-      else if (line[i] == '#' && !quoted) end = std::min(end, i);
+      if (line[i] == '\\')
+        ++i;
+      else if (line[i] == '"')
+        quoted = !quoted;
+      else if (line[i] == '#' && !quoted)
+        end = std::min(end, i);
     }
     line.resize(line.find_last_not_of(' ', end - 1) + 1);
     const std::string key = line.substr(0, line.find(' '));
@@ -206,14 +211,16 @@ std::string settings_difference(const std::string& there, const std::string& her
   const auto a = lines(there), b = lines(here);
   std::string old_line = "nothing", new_line = "nothing";
   for (const auto& l : a)
-    if (!b.count(l)) { old_line = l; break; }
+    if (!b.count(l)) {
+      old_line = l;
+      break;
+    }
   const std::string key = old_line.substr(0, old_line.find('='));
   for (const auto& l : b)
     if (!a.count(l) && (new_line == "nothing" || l.substr(0, l.find('=')) == key)) new_line = l;
   return old_line + " there, " + new_line + " here";
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
 
 // n images as one picture, dark lines between them, small ones enlarged.
 io::Raster sample_grid(const at::Tensor& images, bool centered) {
@@ -222,17 +229,21 @@ io::Raster sample_grid(const at::Tensor& images, bool centered) {
   x = (x.clamp(0, 1) * 255).round().to(at::kByte);
   const int64_t n = x.size(0), c = x.size(1), h = x.size(2), w = x.size(3);
   const int64_t columns = static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(n))));
-  const int64_t rows = (n + columns - 1) / columns, zoom = std::max<int64_t>(1, 96 / std::max(h, w)), gap = 2;
+  const int64_t rows = (n + columns - 1) / columns,
+                zoom = std::max<int64_t>(1, 96 / std::max(h, w)), gap = 2;
   io::Raster out;
   out.channels = c == 3 ? 3 : 1;
   out.width = columns * (w * zoom + gap) - gap;
   out.height = rows * (h * zoom + gap) - gap;
   at::Tensor canvas = at::zeros({out.height, out.width, out.channels}, at::kByte);
   for (int64_t i = 0; i < n; ++i) {
-    const at::Tensor tile = x[i].narrow(0, 0, out.channels).permute({1, 2, 0})
-                                .repeat_interleave(zoom, 0).repeat_interleave(zoom, 1);
+    const at::Tensor tile = x[i].narrow(0, 0, out.channels)
+                                .permute({1, 2, 0})
+                                .repeat_interleave(zoom, 0)
+                                .repeat_interleave(zoom, 1);
     canvas.narrow(0, i / columns * (h * zoom + gap), h * zoom)
-        .narrow(1, i % columns * (w * zoom + gap), w * zoom).copy_(tile);
+        .narrow(1, i % columns * (w * zoom + gap), w * zoom)
+        .copy_(tile);
   }
   const uint8_t* p = canvas.data_ptr<uint8_t>();
   out.data.assign(p, p + canvas.numel());
@@ -243,7 +254,8 @@ io::Raster sample_grid(const at::Tensor& images, bool centered) {
 void follow_data(const Config& net, const Dataset& data) {
   const Shape shape = data.image_shape();
   if (shape.size() != 3 || shape[1] != shape[2])
-    net.fail("image_size", "the data has images " + to_string(shape) + "; networks take square ones");
+    net.fail("image_size",
+             "the data has images " + to_string(shape) + "; networks take square ones");
   const auto follow = [&](const char* key, auto value, const std::string& text) {
     if (!net.has(key)) {
       const auto node = record_node(value);
@@ -259,8 +271,9 @@ void follow_data(const Config& net, const Dataset& data) {
   follow("centered", centered, centered ? "true" : "false");
 }
 
-// A network for added-noise processes is fed std(t) and answers with the score itself, of size 1/std: unless written,
-// its embedding spans the process's range and its output is divided by the label.
+// A network for added-noise processes is fed std(t) and answers with the score itself, of size
+// 1/std: unless written, its embedding spans the process's range and its output is divided by the
+// label.
 void follow_process(const Config& net, const Sde& sde, double t_min) {
   const std::string name = net.get<std::string>("name", "ncsnpp");
   if (sde.prior_std() == 1.0 || (name != "ncsnpp" && name != "ddpm")) return;
@@ -293,7 +306,8 @@ class Training {
  private:
   struct Counters {  // everything besides the optimiser's state that a checkpoint carries
     int64_t step = 0, skipped = 0, bad_in_a_row = 0;
-    double seconds = 0, waited = 0, window_loss = 0, window_norm = 0, window_count = 0, window_skipped = 0;
+    double seconds = 0, waited = 0, window_loss = 0, window_norm = 0, window_count = 0,
+           window_skipped = 0;
     double last_loss = NAN, last_validation = NAN;
   };
 
@@ -350,8 +364,12 @@ class Training {
 };
 
 Training::Training(const Config& config, const fs::path& folder, Observer& observer)
-    : config_(config), folder_(folder), observer_(observer), session_(make_session(config.table("run"))),
-      seed_(config.get<uint64_t>("seed", 0, "seed of every random choice")), rng_(Rng(seed_).split("train")) {
+    : config_(config),
+      folder_(folder),
+      observer_(observer),
+      session_(make_session(config.table("run"))),
+      seed_(config.get<uint64_t>("seed", 0, "seed of every random choice")),
+      rng_(Rng(seed_).split("train")) {
   const Config training = config_.table("training");
   options_ = training.read<TrainingOptions>();
   loss_ = training.read<DsmOptions>();
@@ -380,8 +398,8 @@ Training::Training(const Config& config, const fs::path& folder, Observer& obser
 
   net->initialize(rng_.split("init"));
   net->to(session_.dtype, session_.device);
-  model_ = std::make_unique<NetworkScore>(std::move(net), std::move(sde), session_.dtype, session_.device,
-                                          train_data_->range());
+  model_ = std::make_unique<NetworkScore>(std::move(net), std::move(sde), session_.dtype,
+                                          session_.device, train_data_->range());
   adam_ = std::make_unique<FlatAdam>(model_->net().parameters());
   model_->net().parameters_changed();
   images_ = std::make_unique<TrainingImages>(*train_data_, options_, rng_.split("data"));
@@ -405,10 +423,12 @@ void Training::check() {
   at_least("samples", options_.samples, 1);
   at_least("bad_steps", options_.bad_steps, 1);
   at_least("warmup", adam_options_.warmup, 0);
-  if (options_.batch % options_.accumulate != 0) t.fail("accumulate", "expected a divisor of batch");
+  if (options_.batch % options_.accumulate != 0)
+    t.fail("accumulate", "expected a divisor of batch");
   if (!(adam_options_.lr > 0)) t.fail("lr", "expected a positive learning rate");
   if (!(adam_options_.clip >= 0)) t.fail("clip", "expected a norm, or 0 for no clipping");
-  if (!(adam_options_.ema_rate >= 0 && adam_options_.ema_rate < 1)) t.fail("ema_rate", "expected a decay in [0,1)");
+  if (!(adam_options_.ema_rate >= 0 && adam_options_.ema_rate < 1))
+    t.fail("ema_rate", "expected a decay in [0,1)");
 }
 
 // True when the folder held a checkpoint of these settings, which is then loaded.
@@ -420,18 +440,30 @@ bool Training::resume() {
   if (!file.metadata.count("settings") || !file.tensors.count("counters"))
     throw DataError(name + ": not a training checkpoint; choose another folder");
   if (file.metadata["settings"] != settings_)
-    throw CannotCreateError("the folder " + folder_.string() + " holds a training with other settings (" +
+    throw CannotCreateError("the folder " + folder_.string() +
+                            " holds a training with other settings (" +
                             settings_difference(file.metadata["settings"], settings_) +
                             "); choose another folder with --out or remove it");
   adam_->load_state(file.tensors, name);
   model_->net().parameters_changed();
   const at::Tensor c = file.tensors.at("counters");
-  if (c.numel() != 11 || c.scalar_type() != at::kDouble) throw DataError(name + ": damaged counters");
+  if (c.numel() != 11 || c.scalar_type() != at::kDouble)
+    throw DataError(name + ": damaged counters");
   const double* p = c.data_ptr<double>();
-  counters_ = {static_cast<int64_t>(p[0]), static_cast<int64_t>(p[1]), static_cast<int64_t>(p[2]), p[3], p[4], p[5],
-               p[6], p[7], p[8], p[9], p[10]};
+  counters_ = {static_cast<int64_t>(p[0]),
+               static_cast<int64_t>(p[1]),
+               static_cast<int64_t>(p[2]),
+               p[3],
+               p[4],
+               p[5],
+               p[6],
+               p[7],
+               p[8],
+               p[9],
+               p[10]};
   const auto read_curve = [&](const char* key, auto& curve) {
-    const at::Tensor a = file.tensors.count(key) ? file.tensors[key].to(at::kDouble).contiguous() : at::Tensor();
+    const at::Tensor a =
+        file.tensors.count(key) ? file.tensors[key].to(at::kDouble).contiguous() : at::Tensor();
     if (a.defined())
       for (int64_t i = 0; i < a.size(0); ++i)
         curve.emplace_back(a.data_ptr<double>()[2 * i], a.data_ptr<double>()[2 * i + 1]);
@@ -449,9 +481,10 @@ void Training::save_checkpoint() {
   io::Safetensors file;
   file.tensors = adam_->state();
   file.tensors["counters"] =
-      at::tensor({static_cast<double>(c.step), static_cast<double>(c.skipped), static_cast<double>(c.bad_in_a_row),
-                  c.seconds, c.waited, c.window_loss, c.window_norm, c.window_count, c.window_skipped, c.last_loss,
-                  c.last_validation}, at::kDouble);
+      at::tensor({static_cast<double>(c.step), static_cast<double>(c.skipped),
+                  static_cast<double>(c.bad_in_a_row), c.seconds, c.waited, c.window_loss,
+                  c.window_norm, c.window_count, c.window_skipped, c.last_loss, c.last_validation},
+                 at::kDouble);
   const auto put_curve = [&](const char* key, const auto& curve) {
     if (curve.empty()) return;
     at::Tensor a = at::empty({static_cast<int64_t>(curve.size()), 2}, at::kDouble);
@@ -476,7 +509,9 @@ void Training::save_model() {
   m.sde = sde_table_;
   m.image_shape = model_->event_shape();
   m.range = model_->range();
-  const auto put = [&](const char* key, decltype(ConfigNode::value) value) { m.record.set(key, record_node(value)); };
+  const auto put = [&](const char* key, decltype(ConfigNode::value) value) {
+    m.record.set(key, record_node(value));
+  };
   put("data", train_data_->describe());
   put("seed", static_cast<int64_t>(seed_));
   put("steps", counters_.step);
@@ -486,7 +521,8 @@ void Training::save_model() {
   put("validation_loss", counters_.last_validation);
   put("weights_are", std::string("moving average"));
   put("run_id", run_id_);
-  constexpr size_t kPoints = 100;  // the record's curve is for a picture, metrics.jsonl has all of it
+  constexpr size_t kPoints =
+      100;  // the record's curve is for a picture, metrics.jsonl has all of it
   ConfigArray steps, losses;
   const size_t stride = std::max<size_t>(1, (curve_.size() + kPoints - 1) / kPoints);
   for (size_t i = 0; i < curve_.size(); i += stride) {
@@ -509,18 +545,21 @@ void Training::one_step(TrainingBatch batch) {
   for (int64_t part = 0; part < options_.accumulate; ++part) {
     const int64_t row = part * n;
     const auto rows = [&](const at::Tensor& a) { return a.narrow(0, row, n).to(session_.device); };
-    const at::Tensor t = dsm_times(model_->sde(), loss_, rng_.split("time").at(step), options_.batch, row, n)
-                             .to(session_.device, session_.dtype);
+    const at::Tensor t =
+        dsm_times(model_->sde(), loss_, rng_.split("time").at(step), options_.batch, row, n)
+            .to(session_.device, session_.dtype);
     const Rng dropout = rng_.split("dropout").at(step).from_row(row);
-    const at::Tensor mean = dsm_loss(*model_, loss_, rows(batch.images), t, rows(batch.noise), &dropout).sum() /
-                            static_cast<double>(options_.batch);
+    const at::Tensor mean =
+        dsm_loss(*model_, loss_, rows(batch.images), t, rows(batch.noise), &dropout).sum() /
+        static_cast<double>(options_.batch);
     const double value = mean.item<double>();
     loss += value;
     if (!std::isfinite(value)) break;
     mean.backward();
   }
   FlatAdam::Outcome outcome;
-  if (std::isfinite(loss)) outcome = adam_->step(adam_options_, learning_rate(adam_options_, step, options_.steps));
+  if (std::isfinite(loss))
+    outcome = adam_->step(adam_options_, learning_rate(adam_options_, step, options_.steps));
   if (outcome.applied) {
     model_->net().parameters_changed();
     counters_.window_loss += loss;
@@ -539,7 +578,8 @@ void Training::one_step(TrainingBatch batch) {
 void Training::log_window() {
   Counters& c = counters_;
   const double elapsed = seconds_since(window_start_);
-  const double speed = static_cast<double>(options_.batch) * (c.window_count + c.window_skipped) / elapsed;
+  const double speed =
+      static_cast<double>(options_.batch) * (c.window_count + c.window_skipped) / elapsed;
   Metrics m;
   if (c.window_count > 0) {
     c.last_loss = c.window_loss / c.window_count;
@@ -556,14 +596,16 @@ void Training::log_window() {
   window_start_ = Clock::now();
 }
 
-// The training loss of the averaged weights on the same held-out images, times and noise every time.
+// The training loss of the averaged weights on the same held-out images, times and noise every
+// time.
 void Training::validate() {
   const auto pause = Clock::now();
   at::NoGradGuard no_grad;
   const Rng rng = rng_.split("validation");
   if (!validation_images_.defined()) {
-    const int64_t n = validation_data_->size() > 0 ? std::min(validation_data_->size(), options_.validation_images)
-                                                   : options_.validation_images;
+    const int64_t n = validation_data_->size() > 0
+                          ? std::min(validation_data_->size(), options_.validation_images)
+                          : options_.validation_images;
     std::vector<int64_t> indices(n);
     for (int64_t i = 0; i < n; ++i) indices[i] = i;
     validation_images_ = validation_data_->batch(indices, rng.split("augment"));
@@ -576,8 +618,10 @@ void Training::validate() {
   for (int64_t row = 0; row < n; row += part) {
     const int64_t b = std::min(part, n - row);
     const at::Tensor x = validation_images_.narrow(0, row, b).to(session_.device, session_.dtype);
-    const at::Tensor z = rng.split("noise").from_row(row).normal(x.sizes(), session_.dtype).to(session_.device);
-    const at::Tensor t = dsm_times(model_->sde(), spread, rng.split("time"), n, row, b).to(session_.device, session_.dtype);
+    const at::Tensor z =
+        rng.split("noise").from_row(row).normal(x.sizes(), session_.dtype).to(session_.device);
+    const at::Tensor t = dsm_times(model_->sde(), spread, rng.split("time"), n, row, b)
+                             .to(session_.device, session_.dtype);
     sum += dsm_loss(*model_, loss_, x, t, z).sum().item<double>();
   }
   counters_.last_validation = sum / static_cast<double>(n);
@@ -592,7 +636,9 @@ void Training::draw_samples() {
   at::NoGradGuard no_grad;
   const Averaged averaged(*this);
   PreviewObserver quiet(observer_);
-  const at::Tensor x = sample_score_model(*model_, sampler_, options_.samples, rng_.split("samples"), quiet).detach();
+  const at::Tensor x =
+      sample_score_model(*model_, sampler_, options_.samples, rng_.split("samples"), quiet)
+          .detach();
   window_start_ += Clock::now() - pause;
   if (x.size(0) < options_.samples) return;  // asked to stop meanwhile
   io::make_folder(folder_ / "samples");
@@ -602,7 +648,8 @@ void Training::draw_samples() {
   const io::Raster grid = sample_grid(x, model_->range() == "centered");
   io::write_png(folder_ / "samples" / (std::string(name) + ".png"), grid);
   board_->image("samples", counters_.step, grid);
-  observer_.note(std::to_string(options_.samples) + " samples of step " + std::to_string(counters_.step) + " are in " +
+  observer_.note(std::to_string(options_.samples) + " samples of step " +
+                 std::to_string(counters_.step) + " are in " +
                  (folder_ / "samples" / (std::string(name) + ".png")).string());
 }
 
@@ -611,15 +658,16 @@ Summary Training::summary(Status status, const std::string& message) const {
   Summary s;
   s.status = status;
   s.message = message;
-  s.numbers = {{"steps", static_cast<double>(counters_.step)},
-               {"images", images},
-               {"seconds", counters_.seconds},
-               {"images_per_second", counters_.seconds > 0 ? images / counters_.seconds : 0},
-               {"loss", counters_.last_loss},
-               {"validation_loss", counters_.last_validation},
-               {"skipped_steps", static_cast<double>(counters_.skipped)},
-               {"data_wait_share", counters_.seconds > 0 ? counters_.waited / counters_.seconds : 0},
-               {"parameters", static_cast<double>(adam_->size())}};
+  s.numbers = {
+      {"steps", static_cast<double>(counters_.step)},
+      {"images", images},
+      {"seconds", counters_.seconds},
+      {"images_per_second", counters_.seconds > 0 ? images / counters_.seconds : 0},
+      {"loss", counters_.last_loss},
+      {"validation_loss", counters_.last_validation},
+      {"skipped_steps", static_cast<double>(counters_.skipped)},
+      {"data_wait_share", counters_.seconds > 0 ? counters_.waited / counters_.seconds : 0},
+      {"parameters", static_cast<double>(adam_->size())}};
   return s;
 }
 
@@ -628,19 +676,26 @@ Summary Training::run() {
   first_step_ = counters_.step;
   if (run_id_.empty()) {
     std::ostringstream id;
-    id << std::hex << Rng(seed_).at(std::chrono::system_clock::now().time_since_epoch().count()).key();
+    id << std::hex
+       << Rng(seed_).at(std::chrono::system_clock::now().time_since_epoch().count()).key();
     run_id_ = id.str();
   }
   io::write_text(folder_ / "config.toml", config_.to_toml());
-  metrics_ = std::make_unique<report::MetricsLog>(folder_ / "metrics.jsonl", resumed ? counters_.step : -1);
-  board_ = std::make_unique<report::TensorBoardWriter>(folder_ / "tensorboard", resumed ? counters_.step + 1 : -1);
+  metrics_ = std::make_unique<report::MetricsLog>(folder_ / "metrics.jsonl",
+                                                  resumed ? counters_.step : -1);
+  board_ = std::make_unique<report::TensorBoardWriter>(folder_ / "tensorboard",
+                                                       resumed ? counters_.step + 1 : -1);
   const int64_t total = options_.steps;
-  observer_.note(train_data_->describe() + "; network of " + std::to_string(adam_->size()) + " parameters on " +
-                 to_string(model_->event_shape()) + ", " + model_->range() + " pixels, " + model_->sde().name());
-  if (resumed) observer_.note("resumed at step " + std::to_string(first_step_) + " of " + std::to_string(total));
+  observer_.note(train_data_->describe() + "; network of " + std::to_string(adam_->size()) +
+                 " parameters on " + to_string(model_->event_shape()) + ", " + model_->range() +
+                 " pixels, " + model_->sde().name());
+  if (resumed)
+    observer_.note("resumed at step " + std::to_string(first_step_) + " of " +
+                   std::to_string(total));
   if (first_step_ >= total) {
     save_model();
-    return summary(Status::kConverged, "already trained for " + std::to_string(first_step_) + " steps");
+    return summary(Status::kConverged,
+                   "already trained for " + std::to_string(first_step_) + " steps");
   }
 
   Status status = Status::kConverged;
@@ -661,17 +716,22 @@ Summary Training::run() {
       const bool bad = counters_.bad_in_a_row >= options_.bad_steps;
       const bool stop = observer_.stop_requested(), last = done == total || bad || stop;
       if (done % options_.log_every == 0 || done == total || bad) log_window();
-      const auto due = [&](int64_t every) { return every > 0 && (done % every == 0 || done == total); };
+      const auto due = [&](int64_t every) {
+        return every > 0 && (done % every == 0 || done == total);
+      };
       if (due(options_.validate_every)) validate();
       if (due(options_.sample_every) && !bad) draw_samples();
       if (last || done % options_.checkpoint_every == 0) save_checkpoint();
       Metrics shown = {{"loss", last_step_loss_}, {"images/s", speed}};
-      if (std::isfinite(counters_.last_validation)) shown.emplace_back("valid", counters_.last_validation);
+      if (std::isfinite(counters_.last_validation))
+        shown.emplace_back("valid", counters_.last_validation);
       observer_.step(done, shown);
       if (bad) {
         status = Status::kDiverged;
-        message = "stopped at step " + std::to_string(done) + ": " + std::to_string(counters_.bad_in_a_row) +
-                  " steps in a row had a non-finite loss or gradient; a smaller lr or more warm-up may help, and the "
+        message = "stopped at step " + std::to_string(done) + ": " +
+                  std::to_string(counters_.bad_in_a_row) +
+                  " steps in a row had a non-finite loss or gradient; a smaller lr or more warm-up "
+                  "may help, and the "
                   "data should be checked for values that are not finite";
         break;
       }
@@ -686,9 +746,9 @@ Summary Training::run() {
   observer_.end();
   Summary s = summary(status, message);
   std::ostringstream told;
-  told << message << "; loss " << counters_.last_loss << ", validation " << counters_.last_validation << ", "
-       << s.numbers["images_per_second"] << " images/s, " << 100 * s.numbers["data_wait_share"]
-       << " % of the time waiting for data";
+  told << message << "; loss " << counters_.last_loss << ", validation "
+       << counters_.last_validation << ", " << s.numbers["images_per_second"] << " images/s, "
+       << 100 * s.numbers["data_wait_share"] << " % of the time waiting for data";
   if (counters_.skipped > 0) told << ", " << counters_.skipped << " steps skipped (non-finite)";
   observer_.note(told.str());
   return s;

@@ -39,19 +39,21 @@ struct TrainingOptions {
 };
 
 /// Trains a score network by denoising score matching and leaves in `folder`
-///   model.safetensors       moving average of the weights, with its description and training record (refreshed at
+///   model.safetensors       moving average of the weights, with its description and training
+///   record (refreshed at
 ///                           every checkpoint)
 ///   checkpoint.safetensors  state to resume from
 ///   metrics.jsonl, tensorboard/, samples/step_*.npy and .png, config.toml
 ///
-/// Tables: [data] (a dataset), [model] or [model.net] (a network; image_size, channels and centered follow the data),
-/// [sde] or [model.sde], [training], [sampling] (SamplerOptions), [run]; `seed`.
+/// Tables: [data] (a dataset), [model] or [model.net] (a network; image_size, channels and centered
+/// follow the data), [sde] or [model.sde], [training], [sampling] (SamplerOptions), [run]; `seed`.
 ///
-/// Images, times, noise and dropout of a step are functions of (seed, step): training that was stopped at any point and
-/// resumed ends with the same bits as the uninterrupted one (same number of threads). A folder with a checkpoint is resumed when
-/// its settings agree (steps may be raised with a constant learning rate), else refused.
-/// A step with a non-finite loss or gradient changes nothing and is counted; bad_steps of them in a row end the training
-/// with Status::kDiverged. Summary numbers: steps, images, seconds, images_per_second, loss, validation_loss,
+/// Images, times, noise and dropout of a step are functions of (seed, step): training that was
+/// stopped at any point and resumed ends with the same bits as the uninterrupted one (same number
+/// of threads). A folder with a checkpoint is resumed when its settings agree (steps may be raised
+/// with a constant learning rate), else refused. A step with a non-finite loss or gradient changes
+/// nothing and is counted; bad_steps of them in a row end the training with Status::kDiverged.
+/// Summary numbers: steps, images, seconds, images_per_second, loss, validation_loss,
 /// skipped_steps, data_wait_share, parameters.
 /// Throws ConfigError, CannotCreateError, DataError (damaged checkpoint), IoError (disk full).
 Summary train(const Config& config, const std::filesystem::path& folder, Observer& observer);

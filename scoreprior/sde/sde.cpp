@@ -9,9 +9,11 @@
 namespace scoreprior {
 namespace {
 
-// Below this exponent the reference replaces exp(x) - 1 by x; small_time_branch = true does the same.
+// Below this exponent the reference replaces exp(x) - 1 by x; small_time_branch = true does the
+// same.
 constexpr double kBranch = 1e-3;
-// The weight is monotone up to the jump at kBranch; 200 halvings of [t0,1] end on neighbouring doubles.
+// The weight is monotone up to the jump at kBranch; 200 halvings of [t0,1] end on neighbouring
+// doubles.
 constexpr int kHalvings = 200;
 
 struct SdeOptions {
@@ -28,11 +30,13 @@ struct SdeOptions {
     f("sigma_min", sigma_min, "noise at t = 0 of ve, in the image's own scale");
     f("sigma_max", sigma_max, "noise at t = 1 of ve and linear_ve");
     f("num_scales", num_scales, "steps of the discrete process");
-    f("small_time_branch", small_time_branch, "expansions of the reference at small t (false = exact)");
+    f("small_time_branch", small_time_branch,
+      "expansions of the reference at small t (false = exact)");
   }
 };
 
-// Shared by VP and sub-VP: f = -beta x / 2, alpha = exp(-B/2) with B(t) = int_0^t beta = b0 t + (b1-b0) t^2/2.
+// Shared by VP and sub-VP: f = -beta x / 2, alpha = exp(-B/2) with B(t) = int_0^t beta = b0 t +
+// (b1-b0) t^2/2.
 class BetaSde : public Sde {
  public:
   explicit BetaSde(const SdeOptions& o) : o_(o), b0_(o.beta_min), db_(o.beta_max - o.beta_min) {}
@@ -111,14 +115,14 @@ class VpSde final : public BetaSde {
  public:
   using BetaSde::BetaSde;
   std::string name() const override { return "vp"; }
-  at::Tensor std(const at::Tensor& t) const override { return one_minus_exp(integral(t), 2 * kBranch).sqrt(); }
+  at::Tensor std(const at::Tensor& t) const override {
+    return one_minus_exp(integral(t), 2 * kBranch).sqrt();
+  }
   at::Tensor diffusion(const at::Tensor& t) const override { return beta(t).sqrt(); }
 
  protected:
   // ln(e^B - 1)
-  double weight(double b) const override {
-    return b + std::log(branch(b) ? b : -std::expm1(-b));
-  }
+  double weight(double b) const override { return b + std::log(branch(b) ? b : -std::expm1(-b)); }
   double inverse_weight(double w) const override {
     return w > 0 ? w + std::log1p(std::exp(-w)) : std::log1p(std::exp(w));
   }
@@ -132,7 +136,9 @@ class SubVpSde final : public BetaSde {
  public:
   using BetaSde::BetaSde;
   std::string name() const override { return "subvp"; }
-  at::Tensor std(const at::Tensor& t) const override { return one_minus_exp(integral(t), 2 * kBranch); }
+  at::Tensor std(const at::Tensor& t) const override {
+    return one_minus_exp(integral(t), 2 * kBranch);
+  }
   at::Tensor diffusion(const at::Tensor& t) const override {
     return (beta(t) * one_minus_exp(integral(t) * 2, kBranch)).sqrt();
   }
@@ -171,7 +177,8 @@ class AddedNoiseSde : public Sde {
 
  private:
   double no_importance() const {
-    SP_CHECK(false, "sde.importance", "importance-sampled times exist for vp and subvp, not for ", name());
+    SP_CHECK(false, "sde.importance", "importance-sampled times exist for vp and subvp, not for ",
+             name());
     return 0;
   }
 };
@@ -182,7 +189,9 @@ class VeSde final : public AddedNoiseSde {
   using AddedNoiseSde::AddedNoiseSde;
   std::string name() const override { return "ve"; }
   at::Tensor std(const at::Tensor& t) const override { return (t * ratio()).exp() * o_.sigma_min; }
-  at::Tensor diffusion(const at::Tensor& t) const override { return std(t) * std::sqrt(2 * ratio()); }
+  at::Tensor diffusion(const at::Tensor& t) const override {
+    return std(t) * std::sqrt(2 * ratio());
+  }
 
  private:
   double ratio() const { return std::log(o_.sigma_max / o_.sigma_min); }
@@ -203,7 +212,8 @@ at::Tensor Sde::drift(const at::Tensor& x, const at::Tensor& t) const {
   return x * expand_like_batch(drift_coeff(t), x);
 }
 
-at::Tensor Sde::reverse_drift(const at::Tensor& x, const at::Tensor& t, const at::Tensor& score) const {
+at::Tensor Sde::reverse_drift(const at::Tensor& x, const at::Tensor& t,
+                              const at::Tensor& score) const {
   return drift(x, t) - score * expand_like_batch(diffusion(t).square(), x);
 }
 

@@ -18,14 +18,16 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kTinyNet =
-    "name = \"ncsnpp\"\nimage_size = 8\nchannels = 1\nnf = 8\nch_mult = [1, 2]\nnum_res_blocks = 1\n"
+    "name = \"ncsnpp\"\nimage_size = 8\nchannels = 1\nnf = 8\nch_mult = [1, 2]\nnum_res_blocks = "
+    "1\n"
     "attn_resolutions = [4]\ninit_scale = 1.0\n";
 
 class ModelFileTest : public ::testing::Test {
  protected:
   void SetUp() override {
     folder_ = fs::temp_directory_path() /
-              (std::string("model_file_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+              (std::string("model_file_") +
+               ::testing::UnitTest::GetInstance()->current_test_info()->name());
     fs::create_directories(folder_);
     net_ = io::parse_toml(kTinyNet);
     const auto net = score_nets().make(net_, "ncsnpp");
@@ -46,7 +48,8 @@ class ModelFileTest : public ::testing::Test {
   }
   void TearDown() override { fs::remove_all(folder_); }
   std::unique_ptr<ScoreModel> load(const std::string& more = "") const {
-    return make_score_model(io::parse_toml("weights = \"" + path().string() + "\"\n" + more), at::kFloat, at::kCPU);
+    return make_score_model(io::parse_toml("weights = \"" + path().string() + "\"\n" + more),
+                            at::kFloat, at::kCPU);
   }
   std::string message(const std::string& more = "") const {
     try {
@@ -79,8 +82,10 @@ TEST_F(ModelFileTest, DescribesItself) {
   const auto net = score_nets().make(io::parse_toml(kTinyNet), "ncsnpp");
   net->initialize(Rng(3));
   net->to(at::kFloat, at::kCPU);
-  const at::Tensor want = net->forward(x_, t_ * 999) * expand_like_batch(model->sde().net_to_score(t_), x_);
-  EXPECT_LT(testing::relative_error(model->score(x_, t_), want), 1e-5);  // frozen networks may pack their weights
+  const at::Tensor want =
+      net->forward(x_, t_ * 999) * expand_like_batch(model->sde().net_to_score(t_), x_);
+  EXPECT_LT(testing::relative_error(model->score(x_, t_), want),
+            1e-5);  // frozen networks may pack their weights
   // The configuration's own tables win over the file's.
   EXPECT_EQ(load("[sde]\ntype = \"vp\"\n")->sde().name(), "vp");
 }
@@ -89,7 +94,8 @@ TEST_F(ModelFileTest, TruncationIsOneDataError) {
   write_model_file(path(), model_);
   const std::string bytes = io::read_text(path());
   for (const double share : {0.0, 0.0001, 0.01, 0.3, 0.999}) {
-    std::ofstream(path(), std::ios::binary).write(bytes.data(), static_cast<int64_t>(bytes.size() * share));
+    std::ofstream(path(), std::ios::binary)
+        .write(bytes.data(), static_cast<int64_t>(bytes.size() * share));
     EXPECT_THROW(load(), DataError) << share;
   }
 }
@@ -106,7 +112,8 @@ TEST_F(ModelFileTest, WrongImagesAreOneSentence) {
   write_model_file(path(), model_);
   std::string three = kTinyNet;
   three.replace(three.find("channels = 1"), 12, "channels = 3");
-  EXPECT_FALSE(message("[net]\n" + three).empty());  // weights of one channel for a network of three
+  EXPECT_FALSE(
+      message("[net]\n" + three).empty());  // weights of one channel for a network of three
   model_.weights.erase(model_.weights.begin());
   write_model_file(path(), model_);
   EXPECT_NE(message().find("missing"), std::string::npos) << message();

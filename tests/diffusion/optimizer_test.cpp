@@ -82,7 +82,8 @@ TEST(FlatAdam, FloatFollowsDouble) {
     a32.step(o, 1e-2);
     a64.step(o, 1e-2);
   }
-  for (const auto& [name, t] : p32) EXPECT_LT(relative_error(t, p64.at(name)), 1e-5);  // float32 rounding
+  for (const auto& [name, t] : p32)
+    EXPECT_LT(relative_error(t, p64.at(name)), 1e-5);  // float32 rounding
 }
 
 TEST(FlatAdam, DoesNotDependOnThreads) {

@@ -23,8 +23,8 @@ TEST(Conv, MatchesDirectSumAndItsDerivatives) {
   for (const Case c : {Case{64, 16, 32, 4, 4}, Case{5, 48, 32, 16, 8}, Case{1, 32, 64, 32, 32},
                        Case{3, 128, 16, 8, 12}, Case{13, 16, 16, 4, 4}, Case{2, 3, 16, 16, 16},
                        Case{2, 16, 1, 16, 16}, Case{2, 16, 16, 6, 6}}) {
-    const at::Tensor x = channels_last(conv_draw("x", {c.batch, c.in, c.height, c.width}))
-                             .requires_grad_(true);
+    const at::Tensor x =
+        channels_last(conv_draw("x", {c.batch, c.in, c.height, c.width})).requires_grad_(true);
     const at::Tensor w = (conv_draw("w", {c.out, c.in, 3, 3}) * 0.1).requires_grad_(true);
     const at::Tensor b = conv_draw("b", {c.out}).requires_grad_(true);
     const at::Tensor v = conv_draw("v", {c.batch, c.out, c.height, c.width});

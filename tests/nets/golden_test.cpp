@@ -15,10 +15,14 @@ using testing::relative_error;
 
 ConfigNodePtr node_of(const nlohmann::json& j) {
   auto n = std::make_shared<ConfigNode>();
-  if (j.is_boolean()) n->value = j.get<bool>();
-  else if (j.is_number_integer()) n->value = j.get<int64_t>();
-  else if (j.is_number()) n->value = j.get<double>();
-  else if (j.is_string()) n->value = j.get<std::string>();
+  if (j.is_boolean())
+    n->value = j.get<bool>();
+  else if (j.is_number_integer())
+    n->value = j.get<int64_t>();
+  else if (j.is_number())
+    n->value = j.get<double>();
+  else if (j.is_string())
+    n->value = j.get<std::string>();
   else if (j.is_array()) {
     ConfigArray a;
     for (const auto& e : j) a.push_back(node_of(e));
@@ -46,8 +50,7 @@ at::Tensor wrapper_factor(const nlohmann::json& sde, const at::Tensor& t) {
   const double b0 = sde.at("beta_min"), b1 = sde.at("beta_max");
   const at::Tensor l = -(b1 - b0) * t * t / 4 - b0 * t / 2;
   const at::Tensor small = l.abs() <= 1e-3;
-  if (type == "VP")
-    return -1 / at::where(small, at::sqrt(-2 * l), at::sqrt(1 - at::exp(2 * l)));
+  if (type == "VP") return -1 / at::where(small, at::sqrt(-2 * l), at::sqrt(1 - at::exp(2 * l)));
   return -1 / at::where(small, -2 * l, 1 - at::exp(2 * l));
 }
 
@@ -91,14 +94,14 @@ TEST_P(ScoreNetGolden, Float32) {
   SP_REQUIRE_GOLDEN(std::string("score_net/") + GetParam());
   check_case(GetParam(), at::kFloat);
 }
-INSTANTIATE_TEST_SUITE_P(
-    All, ScoreNetGolden,
-    ::testing::Values("ncsnpp_biggan_residual_32x1", "ncsnpp_biggan_none_32x3",
-                      "ncsnpp_ve_fourier_32x1", "ncsnpp_vp_fourier_16x1",
-                      "ncsnpp_ddpmblock_fir_16x1", "ncsnpp_ddpmblock_nofir_16x3",
-                      "ncsnpp_progressive_residual_cat_16x1", "ncsnpp_unconditional_8x1",
-                      "ddpm_8x1", "ddpm_16x3"),
-    [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(All, ScoreNetGolden,
+                         ::testing::Values("ncsnpp_biggan_residual_32x1", "ncsnpp_biggan_none_32x3",
+                                           "ncsnpp_ve_fourier_32x1", "ncsnpp_vp_fourier_16x1",
+                                           "ncsnpp_ddpmblock_fir_16x1",
+                                           "ncsnpp_ddpmblock_nofir_16x3",
+                                           "ncsnpp_progressive_residual_cat_16x1",
+                                           "ncsnpp_unconditional_8x1", "ddpm_8x1", "ddpm_16x3"),
+                         [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace scoreprior

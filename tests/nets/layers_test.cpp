@@ -25,7 +25,8 @@ at::Tensor up_fir_down(const at::Tensor& x, const Taps& taps, int64_t up, int64_
   z.select(3, 0).select(4, 0).copy_(x);
   z = at::constant_pad_nd(z.reshape({B * C, 1, H * up, W * up}), {pad0, pad1, pad0, pad1});
   const at::Tensor k = at::tensor(at::ArrayRef<double>(taps.data(), 4)).flip(0) * gain;
-  const at::Tensor y = at::conv2d(z, (k.unsqueeze(1) * k.unsqueeze(0)).view({1, 1, 4, 4}).to(x.scalar_type()));
+  const at::Tensor y =
+      at::conv2d(z, (k.unsqueeze(1) * k.unsqueeze(0)).view({1, 1, 4, 4}).to(x.scalar_type()));
   const at::Tensor s = y.slice(2, 0, c10::nullopt, down).slice(3, 0, c10::nullopt, down);
   return s.reshape({B, C, s.size(2), s.size(3)});
 }
@@ -136,7 +137,8 @@ TEST(NormAct, DropoutRateAndScale) {
     const at::Tensor y = layer(x, {}, {&rng, rate}, "layer");
     const at::Tensor kept = y != 0;
     const double n = double(x.numel());
-    const double z = (kept.sum().item<double>() - n * (1 - rate)) / std::sqrt(n * rate * (1 - rate));
+    const double z =
+        (kept.sum().item<double>() - n * (1 - rate)) / std::sqrt(n * rate * (1 - rate));
     EXPECT_LT(std::abs(z), 4.5) << rate;
     EXPECT_LT(relative_error(y, full * kept / (1 - rate)), 1e-6);
     // Images, channels and neighbours are uncorrelated.
@@ -181,9 +183,9 @@ TEST(Layers, RowsTimesMatchesMatmul) {
 TEST(Layers, AttentionIsPermutationEquivariant) {
   const at::Tensor qkv = draw("qkv", {2, 10, 24});
   const at::Tensor order = at::tensor({3, 1, 4, 0, 5, 9, 2, 6, 8, 7}, at::kLong);
-  EXPECT_LT(relative_error(attention(qkv.index_select(1, order)),
-                           attention(qkv).index_select(1, order)),
-            1e-5);
+  EXPECT_LT(
+      relative_error(attention(qkv.index_select(1, order)), attention(qkv).index_select(1, order)),
+      1e-5);
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <functional>
+#include <optional>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/nets/double_backward.h"
@@ -90,7 +92,8 @@ std::unique_ptr<ScoreNet> small_net(const Variant& v, double dropout = 0,
   return net;
 }
 
-at::Tensor images(const ScoreNet& net, int64_t batch, at::ScalarType dtype, const char* name = "x") {
+at::Tensor images(const ScoreNet& net, int64_t batch, at::ScalarType dtype,
+                  const char* name = "x") {
   return Rng(1).split(name).normal(batched(batch, net.image_shape()), dtype);
 }
 at::Tensor labels(int64_t batch, at::ScalarType dtype) {
@@ -236,6 +239,20 @@ TEST_P(UnetTest, SecondDerivativesMatchFiniteDifferences) {
     // central differences leave h^2 and 1e-16/h; float32 leaves its own rounding
     EXPECT_LT(std::abs(ad - fd) / scale, dtype == at::kDouble ? 1e-7 : 1e-4) << variant().label;
   }
+}
+
+TEST(Unet, FrozenNetworkFollowsItsWeights) {
+  const auto net = small_net(variants()[0]);
+  net->freeze();
+  const at::Tensor x = images(*net, 4, at::kFloat), label = labels(4, at::kFloat);
+  const at::Tensor before = net->forward(x, label);
+  at::Tensor w = net->parameters().at("mid.block0.conv0.weight");
+  w.mul_(2);  // counted by autograd's version
+  const at::Tensor after = net->forward(x, label);
+  EXPECT_GT(relative_error(after, before), 1e-3);
+  for (int64_t i = 0; i < w.numel(); ++i) w.data_ptr<float>()[i] *= 0.5f;  // not counted
+  net->parameters_changed();
+  EXPECT_TRUE(at::equal(net->forward(x, label), before));
 }
 
 TEST(Unet, FusedLayersRefuseCreateGraph) {

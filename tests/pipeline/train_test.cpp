@@ -23,11 +23,14 @@ namespace fs = std::filesystem;
 
 constexpr double kSpread = 0.35;
 
-// Gaussian images around 0.5; image `index` is a function of (split, index). `poison` in the table: NaN every so many.
+// Gaussian images around 0.5; image `index` is a function of (split, index). `poison` in the table:
+// NaN every so many.
 class GaussianImages final : public Dataset {
  public:
   GaussianImages(const Config& c, const std::string& split)
-      : rng_(Rng(11).split(split)), size_(c.get<int64_t>("size", 0)), poison_(c.get<int64_t>("poison", 0)) {}
+      : rng_(Rng(11).split(split)),
+        size_(c.get<int64_t>("size", 0)),
+        poison_(c.get<int64_t>("poison", 0)) {}
   Shape image_shape() const override { return {1, 8, 8}; }
   int64_t size() const override { return size_; }
   at::Tensor batch(const std::vector<int64_t>& indices, const Rng&) const override {
@@ -46,7 +49,8 @@ class GaussianImages final : public Dataset {
   int64_t size_, poison_;
 };
 
-// The exact score of N(0.5, e^v I) under VP(0.1, 20), v learned: net = std (x - alpha/2) / (alpha^2 e^v + std^2).
+// The exact score of N(0.5, e^v I) under VP(0.1, 20), v learned: net = std (x - alpha/2) / (alpha^2
+// e^v + std^2).
 class GaussianNet final : public ScoreNet {
  public:
   explicit GaussianNet(const Config& c) : v_(at::zeros({1}).requires_grad_(true)) {
@@ -57,7 +61,8 @@ class GaussianNet final : public ScoreNet {
   Shape image_shape() const override { return {1, 8, 8}; }
   at::Tensor forward(const at::Tensor& x, const at::Tensor& label, const Rng*) const override {
     const at::Tensor t = label / 999, b = t * 0.1 + t * t * 9.95;
-    const at::Tensor alpha = expand_like_batch((b * -0.5).exp(), x), var = expand_like_batch(-at::expm1(-b), x);
+    const at::Tensor alpha = expand_like_batch((b * -0.5).exp(), x),
+                     var = expand_like_batch(-at::expm1(-b), x);
     return var.sqrt() * (x - alpha * 0.5) / (alpha.square() * v_.exp() + var);
   }
   std::map<std::string, at::Tensor> parameters() const override { return {{"log_variance", v_}}; }
@@ -132,16 +137,18 @@ sample_every = 0
 class TrainTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    mutable_datasets().add("gaussian_images", "test", [](const Config& c, const std::string& split) {
-      return std::make_unique<GaussianImages>(c, split);
-    });
+    mutable_datasets().add("gaussian_images", "test",
+                           [](const Config& c, const std::string& split) {
+                             return std::make_unique<GaussianImages>(c, split);
+                           });
     mutable_score_nets().add("gaussian_net", "test",
                              [](const Config& c) { return std::make_unique<GaussianNet>(c); });
     set_threads(1);
   }
   void SetUp() override {
-    folder_ = fs::temp_directory_path() /
-              (std::string("train_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    folder_ =
+        fs::temp_directory_path() /
+        (std::string("train_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
     fs::remove_all(folder_);
   }
   void TearDown() override { fs::remove_all(folder_); }
@@ -157,7 +164,8 @@ class TrainTest : public ::testing::Test {
   }
   static void expect_same_state(const fs::path& a, const fs::path& b) {
     for (const char* file : {"checkpoint.safetensors", "model.safetensors"}) {
-      const auto x = io::read_safetensors(a / file).tensors, y = io::read_safetensors(b / file).tensors;
+      const auto x = io::read_safetensors(a / file).tensors,
+                 y = io::read_safetensors(b / file).tensors;
       ASSERT_EQ(x.size(), y.size());
       for (const auto& [name, t] : x)
         if (name != "counters") {
@@ -218,7 +226,8 @@ TEST_F(TrainTest, RefusesOtherSettings) {
     EXPECT_NE(std::string(e.what()).find("lr = 0.003 here"), std::string::npos) << e.what();
   }
   // Bookkeeping and the number of steps may change.
-  const Summary s = run(config(kConvolutional, {"training.steps=6", "training.log_every=2"}), folder_);
+  const Summary s =
+      run(config(kConvolutional, {"training.steps=6", "training.log_every=2"}), folder_);
   EXPECT_EQ(s.status, Status::kConverged);
   EXPECT_EQ(s.numbers.at("steps"), 6);
   EXPECT_EQ(run(config(kConvolutional, {"training.steps=6"}), folder_).numbers.at("steps"), 6);
@@ -227,14 +236,18 @@ TEST_F(TrainTest, RefusesOtherSettings) {
 }
 
 TEST_F(TrainTest, AccumulatedPartsAreTheWholeBatch) {
-  const std::vector<std::string> common = {"run.dtype=float64", "training.steps=5", "training.warmup=0"};
+  const std::vector<std::string> common = {"run.dtype=float64", "training.steps=5",
+                                           "training.warmup=0"};
   auto parts = common;
   parts.push_back("training.accumulate=4");
   run(config(kConvolutional, common), folder_ / "one");
   run(config(kConvolutional, parts), folder_ / "four");
-  const at::Tensor a = io::read_safetensors(folder_ / "one" / "checkpoint.safetensors").tensors.at("weights");
-  const at::Tensor b = io::read_safetensors(folder_ / "four" / "checkpoint.safetensors").tensors.at("weights");
-  // Adam divides by sqrt(v): the rounding of near-zero gradients (the key bias of attention) is magnified to lr.
+  const at::Tensor a =
+      io::read_safetensors(folder_ / "one" / "checkpoint.safetensors").tensors.at("weights");
+  const at::Tensor b =
+      io::read_safetensors(folder_ / "four" / "checkpoint.safetensors").tensors.at("weights");
+  // Adam divides by sqrt(v): the rounding of near-zero gradients (the key bias of attention) is
+  // magnified to lr.
   const at::Tensor d = (a - b).abs();
   EXPECT_LT(d.median().item<double>(), 1e-12);
   EXPECT_LT((d > 1e-8).to(at::kDouble).mean().item<double>(), 0.01);
@@ -251,23 +264,27 @@ TEST_F(TrainTest, GaussianReachesItsClosedFormMinimum) {
     const double signal = std::exp(-b) * kSpread * kSpread;
     minimum += 32 * signal / (signal - std::expm1(-b)) / cells;
   }
-  // Per image the loss is a scaled chi^2_64 of relative standard deviation sqrt(2/64); 4096 images and 5 standard
-  // errors. The remaining error of the learned variance adds to second order only.
+  // Per image the loss is a scaled chi^2_64 of relative standard deviation sqrt(2/64); 4096 images
+  // and 5 standard errors. The remaining error of the learned variance adds to second order only.
   EXPECT_NEAR(s.numbers.at("validation_loss"), minimum, 5 * minimum * 0.25 / 64);
-  const auto model = make_score_model(io::parse_toml("weights = \"" + (folder_ / "model.safetensors").string() + "\""),
-                                      at::kFloat, at::kCPU);
+  const auto model = make_score_model(
+      io::parse_toml("weights = \"" + (folder_ / "model.safetensors").string() + "\""), at::kFloat,
+      at::kCPU);
   const auto* network = dynamic_cast<const NetworkScore*>(model.get());
   ASSERT_NE(network, nullptr);
-  EXPECT_NEAR(std::exp(0.5 * network->net().parameters().at("log_variance").item<double>()), kSpread, 0.01);
+  EXPECT_NEAR(std::exp(0.5 * network->net().parameters().at("log_variance").item<double>()),
+              kSpread, 0.01);
 }
 
 TEST_F(TrainTest, SkipsNonFiniteStepsAndGivesUp) {
   // One image in 640 is NaN: one step in ten with batches of 64.
-  const Summary some = run(config(kGaussian, {"data.poison=640", "training.steps=60"}), folder_ / "some");
+  const Summary some =
+      run(config(kGaussian, {"data.poison=640", "training.steps=60"}), folder_ / "some");
   EXPECT_EQ(some.status, Status::kConverged);
   EXPECT_EQ(some.numbers.at("skipped_steps"), 6);
   EXPECT_TRUE(std::isfinite(some.numbers.at("loss")));
-  const Summary all = run(config(kGaussian, {"data.poison=1", "training.validate_every=0"}), folder_ / "all");
+  const Summary all =
+      run(config(kGaussian, {"data.poison=1", "training.validate_every=0"}), folder_ / "all");
   EXPECT_EQ(all.status, Status::kDiverged);
   EXPECT_EQ(all.numbers.at("steps"), 20);
   EXPECT_NE(all.message.find("non-finite"), std::string::npos);
@@ -278,15 +295,19 @@ TEST_F(TrainTest, MistakesComeBeforeAnyCompute) {
   EXPECT_THROW(run(config(kConvolutional, {"model.image_size=16"}), folder_), ConfigError);
   EXPECT_THROW(run(config(kConvolutional, {"model.centered=true"}), folder_), ConfigError);
   EXPECT_THROW(run(config(kConvolutional, {"training.accumulate=3"}), folder_), ConfigError);
-  EXPECT_THROW(run(config(kConvolutional, {"sde.type=ve", "training.importance_weighting=true"}), folder_), ConfigError);
+  EXPECT_THROW(
+      run(config(kConvolutional, {"sde.type=ve", "training.importance_weighting=true"}), folder_),
+      ConfigError);
   EXPECT_FALSE(fs::exists(folder_));
 }
 
 TEST_F(TrainTest, ImportanceSampledTimesKeepTheMinimum) {
-  const Summary s = run(config(kGaussian, {"training.importance_weighting=true", "training.pool=512"}), folder_);
+  const Summary s =
+      run(config(kGaussian, {"training.importance_weighting=true", "training.pool=512"}), folder_);
   ASSERT_EQ(s.status, Status::kConverged);
   const auto w = io::read_safetensors(folder_ / "model.safetensors").tensors.at("log_variance");
-  // 512 images of 64 pixels: the variance's own standard error is 0.8 %, five of them and the training's noise.
+  // 512 images of 64 pixels: the variance's own standard error is 0.8 %, five of them and the
+  // training's noise.
   EXPECT_NEAR(std::exp(0.5 * w.item<double>()), kSpread, 0.02 * kSpread + 0.005);
 }
 

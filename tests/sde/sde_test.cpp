@@ -21,15 +21,19 @@ const char* const kAll[] = {"type = \"vp\"", "type = \"vp\"\nbeta_max = 10", "ty
                             "type = \"ve\"", "type = \"linear_ve\""};
 
 at::Tensor times(double from = 1e-5) {
-  return at::cat({at::tensor({from, 1e-4, 1e-3, 1e-2}, at::kDouble), at::linspace(0.02, 1, 50, at::kDouble)});
+  return at::cat(
+      {at::tensor({from, 1e-4, 1e-3, 1e-2}, at::kDouble), at::linspace(0.02, 1, 50, at::kDouble)});
 }
 
-// alpha' = f alpha and (std^2)' = 2 f std^2 + g^2, by central differences; h = 1e-6 t leaves about 1e-9.
+// alpha' = f alpha and (std^2)' = 2 f std^2 + g^2, by central differences; h = 1e-6 t leaves about
+// 1e-9.
 TEST(Sde, MarginalsSolveTheMomentEquations) {
   for (const char* toml : kAll) {
     const auto sde = sde_from(toml);
     const at::Tensor t = times(), h = t * 1e-5;
-    const auto slope = [&](const at::Tensor& hi, const at::Tensor& lo) { return (hi - lo) / (2 * h); };
+    const auto slope = [&](const at::Tensor& hi, const at::Tensor& lo) {
+      return (hi - lo) / (2 * h);
+    };
     const at::Tensor da = slope(sde->mean_coeff(t + h), sde->mean_coeff(t - h));
     const at::Tensor dv = slope(sde->std(t + h).square(), sde->std(t - h).square());
     const at::Tensor f = sde->drift_coeff(t), v = sde->std(t).square();
@@ -83,9 +87,13 @@ TEST(Sde, BranchesStayWithinTheirExpansionError) {
   for (const std::string toml : {kAll[0], kAll[2]}) {
     const auto exact = sde_from(toml), branched = sde_from(toml + "\nsmall_time_branch = true");
     const at::Tensor t = times(), u = at::linspace(0, 0.999, 101, at::kDouble);
-    EXPECT_LT(((branched->std(t) - exact->std(t)) / exact->std(t)).abs().max().item<double>(), 1.1e-3);
+    EXPECT_LT(((branched->std(t) - exact->std(t)) / exact->std(t)).abs().max().item<double>(),
+              1.1e-3);
     EXPECT_LT((branched->mean_coeff(t) - exact->mean_coeff(t)).abs().max().item<double>(), 6e-7);
-    EXPECT_LT((branched->importance_time(u, 1e-5) - exact->importance_time(u, 1e-5)).abs().max().item<double>(),
+    EXPECT_LT((branched->importance_time(u, 1e-5) - exact->importance_time(u, 1e-5))
+                  .abs()
+                  .max()
+                  .item<double>(),
               1e-5);
   }
 }
@@ -94,7 +102,8 @@ TEST(Sde, DriftsAndPrior) {
   const Rng rng(3);
   for (const char* toml : kAll) {
     const auto sde = sde_from(toml);
-    const at::Tensor x = rng.split("x").normal({3, 1, 2, 2}, at::kDouble), s = rng.split("s").normal({3, 1, 2, 2}, at::kDouble);
+    const at::Tensor x = rng.split("x").normal({3, 1, 2, 2}, at::kDouble),
+                     s = rng.split("s").normal({3, 1, 2, 2}, at::kDouble);
     const at::Tensor t = at::tensor({0.01, 0.3, 1.0}, at::kDouble);
     const at::Tensor forward = sde->drift(x, t), reverse = sde->reverse_drift(x, t, s);
     EXPECT_LT(relative_error(sde->probability_flow_drift(x, t, s), (forward + reverse) / 2), 1e-14);
@@ -115,7 +124,8 @@ std::string golden_toml(const nlohmann::json& c, bool branch) {
   std::string type = c.at("type");
   for (char& ch : type) ch = static_cast<char>(std::tolower(ch));
   if (c.value("linear", false)) type = "linear_ve";
-  std::string toml = "type = \"" + type + "\"\nsmall_time_branch = " + (branch ? "true" : "false") + "\n";
+  std::string toml =
+      "type = \"" + type + "\"\nsmall_time_branch = " + (branch ? "true" : "false") + "\n";
   for (const char* key : {"beta_min", "beta_max", "sigma_min", "sigma_max"})
     if (c.contains(key)) toml += std::string(key) + " = " + c.at(key).dump() + "\n";
   return toml + "num_scales = " + c.at("N").dump() + "\n";
@@ -127,7 +137,8 @@ TEST_P(SdeGolden, Values) {
   const std::string name = std::string("sde/") + GetParam();
   SP_REQUIRE_GOLDEN(name);
   const GoldenCase g(name);
-  const auto sde = sde_from(golden_toml(g.config(), true)), exact = sde_from(golden_toml(g.config(), false));
+  const auto sde = sde_from(golden_toml(g.config(), true)),
+             exact = sde_from(golden_toml(g.config(), false));
   const at::Tensor t = g.array("t"), x = g.array("x"), s = g.array("score");
   const double tol = 1e-12;  // the manifest's float64 limit
   EXPECT_LT(relative_error(sde->mean_coeff(t), g.array("mean_coeff")), tol);
@@ -147,7 +158,10 @@ TEST_P(SdeGolden, Values) {
     EXPECT_NEAR(exact->importance_norm(t0), g.scalar("iw_eps" + eps + "_Z_exact"), 2e-9);
     // Times within 1e-9, as the manifest says.
     EXPECT_LT((sde->importance_time(g.array("iw_u"), t0) - g.array("iw_eps" + eps + "_time_1000"))
-                  .abs().max().item<double>(), 1e-9);
+                  .abs()
+                  .max()
+                  .item<double>(),
+              1e-9);
   }
 }
 

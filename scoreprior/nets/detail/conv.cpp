@@ -16,7 +16,8 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Below this many tiles the transformed weights, four times the plain ones, are most of the traffic.
+// Below this many tiles the transformed weights, four times the plain ones, are most of the
+// traffic.
 constexpr int64_t kFewestTiles = 12;
 
 bool winograd_applies(const at::Tensor& x, const at::Tensor& w, int64_t stride, int64_t padding) {
@@ -120,8 +121,7 @@ void PackedWeights::clear() {
 }
 
 at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                  int64_t stride, int64_t padding,
-                  const std::shared_ptr<PackedWeights>& packed) {
+                  int64_t stride, int64_t padding, const std::shared_ptr<PackedWeights>& packed) {
   if (winograd_applies(x, weight, stride, padding))
     return WinogradConv::apply(channels_last(x), weight, bias, false, packed);
   return channels_last(at::conv2d(x, weight, bias, {stride, stride}, {padding, padding}));

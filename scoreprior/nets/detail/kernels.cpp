@@ -29,8 +29,7 @@ SP_INLINE V slope(V u) {
     return s * (1.f + u * (1.f - s));
   }
   if constexpr (A == Act::kElu) return u > simd::splat(0.f) ? simd::splat(1.f) : simd::exp(u);
-  if constexpr (A == Act::kRelu)
-    return u > simd::splat(0.f) ? simd::splat(1.f) : simd::splat(0.f);
+  if constexpr (A == Act::kRelu) return u > simd::splat(0.f) ? simd::splat(1.f) : simd::splat(0.f);
   if constexpr (A == Act::kLrelu)
     return u > simd::splat(0.f) ? simd::splat(1.f) : simd::splat(0.2f);
   return simd::splat(1.f);
@@ -242,21 +241,31 @@ SP_SIMD void channel_moments(const float* x, int64_t pixels, int64_t channels, c
   }
 }
 
-#define SP_BY_ACT(call)                                     \
-  switch (act) {                                            \
-    case Act::kIdentity: call(Act::kIdentity); break;       \
-    case Act::kSwish: call(Act::kSwish); break;             \
-    case Act::kElu: call(Act::kElu); break;                 \
-    case Act::kRelu: call(Act::kRelu); break;               \
-    case Act::kLrelu: call(Act::kLrelu); break;             \
+#define SP_BY_ACT(call)     \
+  switch (act) {            \
+    case Act::kIdentity:    \
+      call(Act::kIdentity); \
+      break;                \
+    case Act::kSwish:       \
+      call(Act::kSwish);    \
+      break;                \
+    case Act::kElu:         \
+      call(Act::kElu);      \
+      break;                \
+    case Act::kRelu:        \
+      call(Act::kRelu);     \
+      break;                \
+    case Act::kLrelu:       \
+      call(Act::kLrelu);    \
+      break;                \
   }
 
 SP_SIMD void affine_act(Act act, const float* x, int64_t pixels, int64_t channels, const float* a,
                         const float* b, const Dropout& dropout, int64_t first, float* y) {
-#define SP_CALL(A)                                                                       \
-  if (dropout.threshold)                                                                 \
-    affine_act_loop<A, true>(x, pixels, channels, a, b, dropout, first, y);              \
-  else                                                                                   \
+#define SP_CALL(A)                                                          \
+  if (dropout.threshold)                                                    \
+    affine_act_loop<A, true>(x, pixels, channels, a, b, dropout, first, y); \
+  else                                                                      \
     affine_act_loop<A, false>(x, pixels, channels, a, b, dropout, first, y)
   SP_BY_ACT(SP_CALL)
 #undef SP_CALL
@@ -264,15 +273,15 @@ SP_SIMD void affine_act(Act act, const float* x, int64_t pixels, int64_t channel
 
 SP_SIMD void affine_act_backward(Act act, const float* x, const float* g, int64_t pixels,
                                  int64_t channels, const float* a, const float* b,
-                                 const float* mean, const Dropout& dropout, int64_t first,
-                                 float* d, double* s1, double* s2) {
-#define SP_CALL(A)                                                                           \
-  if (dropout.threshold)                                                                     \
-    affine_act_backward_loop<A, true>(x, g, pixels, channels, a, b, mean, dropout, first, d, \
-                                      s1, s2);                                               \
-  else                                                                                       \
-    affine_act_backward_loop<A, false>(x, g, pixels, channels, a, b, mean, dropout, first,   \
-                                       d, s1, s2)
+                                 const float* mean, const Dropout& dropout, int64_t first, float* d,
+                                 double* s1, double* s2) {
+#define SP_CALL(A)                                                                                \
+  if (dropout.threshold)                                                                          \
+    affine_act_backward_loop<A, true>(x, g, pixels, channels, a, b, mean, dropout, first, d, s1,  \
+                                      s2);                                                        \
+  else                                                                                            \
+    affine_act_backward_loop<A, false>(x, g, pixels, channels, a, b, mean, dropout, first, d, s1, \
+                                       s2)
   SP_BY_ACT(SP_CALL)
 #undef SP_CALL
 }
@@ -280,15 +289,14 @@ SP_SIMD void affine_act_backward(Act act, const float* x, const float* g, int64_
 SP_SIMD void affine_act_second_sums(Act act, const float* x, const float* g, const float* w,
                                     int64_t pixels, int64_t channels, const float* a,
                                     const float* b, const float* mean, const Dropout& dropout,
-                                    int64_t first, double* s1, double* s2, double* t1,
-                                    double* t2) {
-#define SP_CALL(A)                                                                              \
-  if (dropout.threshold)                                                                        \
-    second_sums_loop<A, true>(x, g, w, pixels, channels, a, b, mean, dropout, first, s1, s2, t1, \
-                              t2);                                                              \
-  else                                                                                          \
-    second_sums_loop<A, false>(x, g, w, pixels, channels, a, b, mean, dropout, first, s1, s2,   \
-                               t1, t2)
+                                    int64_t first, double* s1, double* s2, double* t1, double* t2) {
+#define SP_CALL(A)                                                                                \
+  if (dropout.threshold)                                                                          \
+    second_sums_loop<A, true>(x, g, w, pixels, channels, a, b, mean, dropout, first, s1, s2, t1,  \
+                              t2);                                                                \
+  else                                                                                            \
+    second_sums_loop<A, false>(x, g, w, pixels, channels, a, b, mean, dropout, first, s1, s2, t1, \
+                               t2)
   SP_BY_ACT(SP_CALL)
 #undef SP_CALL
 }
@@ -299,13 +307,13 @@ SP_SIMD void affine_act_second(Act act, const float* x, const float* g, const fl
                                const float* q, const float* r, const float* e1, const float* e2,
                                const Dropout& dropout, int64_t first, float* dg, float* d,
                                double* s1, double* s2, double* s3) {
-#define SP_CALL(A)                                                                              \
-  if (dropout.threshold)                                                                        \
-    second_loop<A, true>(x, g, w, pixels, channels, a, b, mean, gamma, p, q, r, e1, e2, dropout, \
-                         first, dg, d, s1, s2, s3);                                             \
-  else                                                                                          \
-    second_loop<A, false>(x, g, w, pixels, channels, a, b, mean, gamma, p, q, r, e1, e2,        \
-                          dropout, first, dg, d, s1, s2, s3)
+#define SP_CALL(A)                                                                                \
+  if (dropout.threshold)                                                                          \
+    second_loop<A, true>(x, g, w, pixels, channels, a, b, mean, gamma, p, q, r, e1, e2, dropout,  \
+                         first, dg, d, s1, s2, s3);                                               \
+  else                                                                                            \
+    second_loop<A, false>(x, g, w, pixels, channels, a, b, mean, gamma, p, q, r, e1, e2, dropout, \
+                          first, dg, d, s1, s2, s3)
   SP_BY_ACT(SP_CALL)
 #undef SP_CALL
 }

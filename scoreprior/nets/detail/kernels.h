@@ -1,6 +1,6 @@
 #pragma once
-/// Loops over channels-last float32 images, [pixels][channels]. Compiled for several instruction sets and chosen at
-/// run time; no torch in here.
+/// Loops over channels-last float32 images, [pixels][channels]. Compiled for several instruction
+/// sets and chosen at run time; no torch in here.
 
 #include <cstdint>
 
@@ -10,7 +10,8 @@ enum class Act { kIdentity, kSwish, kElu, kRelu, kLrelu };
 
 namespace kernels {
 
-/// Element j of image b is dropped when hash(seed_b, j) < threshold; kept ones are multiplied by scale.
+/// Element j of image b is dropped when hash(seed_b, j) < threshold; kept ones are multiplied by
+/// scale.
 struct Dropout {
   uint64_t seed = 0;
   uint32_t threshold = 0;  ///< 0: nothing is dropped
@@ -24,7 +25,8 @@ inline Dropout make_dropout(double p, uint64_t seed) {
 void channel_moments(const float* x, int64_t pixels, int64_t channels, const float* shift,
                      double* sum, double* square);
 
-/// y = act(a[c] x + b[c]), then dropout; `first` is the index of the first pixel (for the dropout counter).
+/// y = act(a[c] x + b[c]), then dropout; `first` is the index of the first pixel (for the dropout
+/// counter).
 void affine_act(Act act, const float* x, int64_t pixels, int64_t channels, const float* a,
                 const float* b, const Dropout& dropout, int64_t first, float* y);
 
@@ -37,7 +39,8 @@ void affine_act_backward(Act act, const float* x, const float* g, int64_t pixels
 void affine_combine(const float* x, int64_t pixels, int64_t channels, const float* mean,
                     const float* p, const float* q, const float* r, const float* more, float* d);
 
-/// Second derivatives of affine_act. s = p[c] w + q[c] (x - mean[c]) + r[c] is the tangent of the normalised value along w,
+/// Second derivatives of affine_act. s = p[c] w + q[c] (x - mean[c]) + r[c] is the tangent of the
+/// normalised value along w,
 ///   dg = act'(u) gamma s,   d = g act''(u) gamma^2 s + e1[c] g act'(u) + e2[c] w,
 /// s1 += d, s2 += d (x - mean), s3 += g act'(u) gamma s. Overwrites dg and d.
 void affine_act_second(Act act, const float* x, const float* g, const float* w, int64_t pixels,

@@ -60,11 +60,12 @@ struct Chunks {
   }
 };
 
-// Per image and channel: y = act(a x + b) with a = gamma/sigma, b = beta - a mean; mean is the value of x whose
-// normalised value is 0 (group mean less the time bias), deviation = sum over pixels of x - mean.
-// d<w, dx> where dx = d<g, y>/dx is the first derivative. With xh the normalised value, s = dxh along w and
-// a = g act'(u) gamma: dL/dg = act'(u) gamma s; the cotangent of xh is g act''(u) gamma^2 s - inv (a mean(w xh) + w
-// mean(a xh)), and 1/sigma adds -(inv <a,s>/n) xh; means over the group of n values.
+// Per image and channel: y = act(a x + b) with a = gamma/sigma, b = beta - a mean; mean is the
+// value of x whose normalised value is 0 (group mean less the time bias), deviation = sum over
+// pixels of x - mean. d<w, dx> where dx = d<g, y>/dx is the first derivative. With xh the
+// normalised value, s = dxh along w and a = g act'(u) gamma: dL/dg = act'(u) gamma s; the cotangent
+// of xh is g act''(u) gamma^2 s - inv (a mean(w xh) + w mean(a xh)), and 1/sigma adds -(inv
+// <a,s>/n) xh; means over the group of n values.
 struct NormActGradFunction : torch::autograd::Function<NormActGradFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& g,
                             const at::Tensor& gamma, const at::Tensor& coef,
@@ -230,10 +231,10 @@ struct NormActFunction : torch::autograd::Function<NormActFunction> {
         first = first_derivatives(ctx, grads[0], {});
       }
       const auto saved = ctx->get_saved_variables();
-      first[0] = NormActGradFunction::apply(
-          saved[0], channels_last(grads[0]), saved[1], saved[2], saved[3], first[0],
-          ctx->saved_data["groups"].toInt(), ctx->saved_data["act"].toInt(),
-          ctx->saved_data["rate"].toDouble());
+      first[0] = NormActGradFunction::apply(saved[0], channels_last(grads[0]), saved[1], saved[2],
+                                            saved[3], first[0], ctx->saved_data["groups"].toInt(),
+                                            ctx->saved_data["act"].toInt(),
+                                            ctx->saved_data["rate"].toDouble());
       if (grads.size() > 1) first[0] = first[0] + grads[1];
       return first;
     }
@@ -395,8 +396,8 @@ struct RowsTimes : torch::autograd::Function<RowsTimes> {
       for (int64_t s = s0; s < s1; ++s)
         for (int64_t p = s * P / slots; p < (s + 1) * P / slots;) {
           const int64_t count = std::min<int64_t>(256, (s + 1) * P / slots - p);
-          micro::kernels().outer(1, xp + p * K, K, 0, gp + p * N, N, 0, count, K, N,
-                                 sp + s * K * N, 0);
+          micro::kernels().outer(1, xp + p * K, K, 0, gp + p * N, N, 0, count, K, N, sp + s * K * N,
+                                 0);
           p += count;
         }
     });
@@ -457,8 +458,8 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
         micro::kernels().products(1, go, C, 0, packed, 0, C, N, N, nullptr, ds, N, 0);
         kernels::softmax_rows_backward(p, N, N, scale, ds);
         micro::pack_panels(q + C, 3 * C, 1, N, C, packed);
-        micro::kernels().products(1, ds, N, 0, packed, 0, N, C, N, nullptr,
-                                  dp + b * N * 3 * C, 3 * C, 0);
+        micro::kernels().products(1, ds, N, 0, packed, 0, N, C, N, nullptr, dp + b * N * 3 * C,
+                                  3 * C, 0);
         std::fill_n(sum, N * C, 0.f);
         micro::kernels().outer(1, ds, N, 0, q, 3 * C, 0, N, N, C, sum, 0);
         put(b, 1);
@@ -505,11 +506,16 @@ at::Tensor channels_last(const at::Tensor& x) {
 
 at::Tensor activate(const at::Tensor& x, Act act) {
   switch (act) {
-    case Act::kSwish: return at::silu(x);
-    case Act::kElu: return at::elu(x);
-    case Act::kRelu: return at::relu(x);
-    case Act::kLrelu: return at::leaky_relu(x, 0.2);
-    case Act::kIdentity: break;
+    case Act::kSwish:
+      return at::silu(x);
+    case Act::kElu:
+      return at::elu(x);
+    case Act::kRelu:
+      return at::relu(x);
+    case Act::kLrelu:
+      return at::leaky_relu(x, 0.2);
+    case Act::kIdentity:
+      break;
   }
   return x;
 }
@@ -521,8 +527,9 @@ at::Tensor NormAct::operator()(const at::Tensor& x, const at::Tensor& time_bias,
                       !(time_bias.defined() && time_bias.requires_grad());
   if (use_fused(x, frozen))
     return NormActFunction::apply(
-        channels_last(x), time_bias.defined() ? time_bias.contiguous() : at::empty({0}, x.options()),
-        weight, bias, seeds, groups, eps, static_cast<int64_t>(act), dropout.rate, false)[0];
+        channels_last(x),
+        time_bias.defined() ? time_bias.contiguous() : at::empty({0}, x.options()), weight, bias,
+        seeds, groups, eps, static_cast<int64_t>(act), dropout.rate, false)[0];
   at::Tensor h = time_bias.defined() ? x + time_bias.unsqueeze(-1).unsqueeze(-1) : x;
   h = activate(at::group_norm(h, groups, weight, bias, eps), act);
   return dropout.active() ? h * mask_tensor(seeds, dropout.rate, h) : h;
@@ -531,9 +538,9 @@ at::Tensor NormAct::operator()(const at::Tensor& x, const at::Tensor& time_bias,
 std::pair<at::Tensor, at::Tensor> NormAct::fork(const at::Tensor& x) const {
   if (!use_fused(x, false)) return {(*this)(x), x};
   const at::Tensor none = at::empty({0}, x.options());
-  const auto out = NormActFunction::apply(channels_last(x), none, weight, bias,
-                                          at::empty({0}, at::kLong), groups, eps,
-                                          static_cast<int64_t>(act), 0.0, true);
+  const auto out =
+      NormActFunction::apply(channels_last(x), none, weight, bias, at::empty({0}, at::kLong),
+                             groups, eps, static_cast<int64_t>(act), 0.0, true);
   return {out[0], out[1]};
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-/// Layers of the U-nets on channels-last tensors [B,C,H,W]. Each has a fused form (float32 on the CPU, first
-/// derivatives by hand) and a composite form (any dtype and device, any number of derivatives); use_fused() chooses.
+/// Layers of the U-nets on channels-last tensors [B,C,H,W]. Each has a fused form (float32 on the
+/// CPU, first derivatives by hand) and a composite form (any dtype and device, any number of
+/// derivatives); use_fused() chooses.
 
 #include <ATen/core/Tensor.h>
 
@@ -14,12 +15,14 @@
 
 namespace scoreprior::nets {
 
-/// float32 on the CPU; with a DoubleBackwardScope open only where the fused form is twice differentiable.
+/// float32 on the CPU; with a DoubleBackwardScope open only where the fused form is twice
+/// differentiable.
 bool use_fused(const at::Tensor& x, bool twice_differentiable);
 
 at::Tensor channels_last(const at::Tensor& x);
 
-/// The masks of one forward pass; a layer splits them off by its own name. Inactive without rng or with rate 0.
+/// The masks of one forward pass; a layer splits them off by its own name. Inactive without rng or
+/// with rate 0.
 struct DropoutPass {
   const Rng* rng = nullptr;
   double rate = 0;
@@ -35,7 +38,8 @@ struct NormAct {
   double eps = 1e-6;
   at::Tensor operator()(const at::Tensor& x, const at::Tensor& time_bias = {},
                         const DropoutPass& dropout = {}, const std::string& layer = "") const;
-  /// {the layer's value, x} for a residual path; the two gradients of x are added where they are made.
+  /// {the layer's value, x} for a residual path; the two gradients of x are added where they are
+  /// made.
   std::pair<at::Tensor, at::Tensor> fork(const at::Tensor& x) const;
 };
 

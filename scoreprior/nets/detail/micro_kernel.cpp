@@ -25,14 +25,14 @@ SP_INLINE void all_outer(int64_t count, const float* a, int64_t lda, int64_t nex
                           c + s * next_c);
 }
 
-#define SP_PRODUCTS_ARGS                                                                       \
-  int64_t count, const float *a, int64_t lda, int64_t next_a, const float *b, int64_t next_b,  \
-      int64_t depth, int64_t columns, int64_t rows, const float *bias, float *c, int64_t ldc,  \
+#define SP_PRODUCTS_ARGS                                                                      \
+  int64_t count, const float *a, int64_t lda, int64_t next_a, const float *b, int64_t next_b, \
+      int64_t depth, int64_t columns, int64_t rows, const float *bias, float *c, int64_t ldc, \
       int64_t next_c
 #define SP_PRODUCTS_PASS \
   count, a, lda, next_a, b, next_b, depth, columns, rows, bias, c, ldc, next_c
-#define SP_OUTER_ARGS                                                                          \
-  int64_t count, const float *a, int64_t lda, int64_t next_a, const float *b, int64_t ldb,     \
+#define SP_OUTER_ARGS                                                                      \
+  int64_t count, const float *a, int64_t lda, int64_t next_a, const float *b, int64_t ldb, \
       int64_t next_b, int64_t terms, int64_t rows, int64_t columns, float *c, int64_t next_c
 #define SP_OUTER_PASS count, a, lda, next_a, b, ldb, next_b, terms, rows, columns, c, next_c
 

@@ -28,7 +28,8 @@ SP_INLINE void store_as(float* p, const Vec& v) {
   std::memcpy(p, &v, sizeof v);
 }
 
-// c[i] = bias + sum_k a[i][k] b[k], R rows and N vectors wide, in registers of the instruction set's own width.
+// c[i] = bias + sum_k a[i][k] b[k], R rows and N vectors wide, in registers of the instruction
+// set's own width.
 template <class Vec, int R, int N>
 SP_INLINE void block(const float* a, int64_t lda, const float* b, int64_t depth, const float* bias,
                      float* c, int64_t ldc) {
@@ -43,8 +44,8 @@ SP_INLINE void block(const float* a, int64_t lda, const float* b, int64_t depth,
     Vec bv[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n)
-      bv[n] = load_as<Vec>(b + n * lanes / kPanel * kPanel * depth + k * kPanel +
-                           n * lanes % kPanel);
+      bv[n] =
+          load_as<Vec>(b + n * lanes / kPanel * kPanel * depth + k * kPanel + n * lanes % kPanel);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const float av = a[i * lda + k];
@@ -122,8 +123,8 @@ SP_INLINE void outer_loop(const float* a0, int64_t lda, const float* b0, int64_t
 
 /// Chosen once for this processor.
 struct Kernels {
-  /// c[r][n] = bias[n] + sum_k a[r][k] b[k][n]; columns a multiple of 16, b packed in panels, bias may
-  /// be null. Repeated `count` times with the three operands moved on by their strides.
+  /// c[r][n] = bias[n] + sum_k a[r][k] b[k][n]; columns a multiple of 16, b packed in panels, bias
+  /// may be null. Repeated `count` times with the three operands moved on by their strides.
   void (*products)(int64_t count, const float* a, int64_t lda, int64_t next_a, const float* b,
                    int64_t next_b, int64_t depth, int64_t columns, int64_t rows, const float* bias,
                    float* c, int64_t ldc, int64_t next_c);

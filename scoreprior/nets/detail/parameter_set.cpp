@@ -33,8 +33,12 @@ void ParameterSet::initialize(const Rng& rng) {
   for (auto& e : entries_) {
     const Shape shape = e.tensor.sizes().vec();
     switch (e.init.kind) {
-      case Init::kZeros: e.tensor.zero_(); break;
-      case Init::kOnes: e.tensor.fill_(1); break;
+      case Init::kZeros:
+        e.tensor.zero_();
+        break;
+      case Init::kOnes:
+        e.tensor.fill_(1);
+        break;
       case Init::kNormal:
         e.tensor.copy_(rng.split(e.name).normal(shape, at::kDouble) * e.init.scale);
         break;

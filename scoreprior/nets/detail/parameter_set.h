@@ -17,7 +17,8 @@ struct Init {
   double scale = 1;
 };
 
-/// The named tensors of one network. Handles given out stay the network's own through to() and load().
+/// The named tensors of one network. Handles given out stay the network's own through to() and
+/// load().
 class ParameterSet {
  public:
   at::Tensor parameter(const std::string& name, const Shape& shape, Init init);

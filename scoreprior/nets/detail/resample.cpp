@@ -127,7 +127,8 @@ void combine(const Stencil::Row& row, const T* base, int64_t stride, int64_t n, 
   combine(in, coef, row.count, n, out);
 }
 
-// One output row at a time: rows combine into a line that stays in cache, the line is then resampled.
+// One output row at a time: rows combine into a line that stays in cache, the line is then
+// resampled.
 template <class T>
 void resample_images(const Stencils& s, const T* x, int64_t batch, int64_t channels, T* y) {
   const int64_t in_row = s.width.in * channels;

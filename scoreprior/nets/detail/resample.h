@@ -7,9 +7,9 @@ namespace scoreprior::nets {
 
 using Taps = std::array<double, 4>;
 
-/// Separable linear resampling of channels-last images, zero outside the frame; any number of derivatives (the
-/// adjoint is a resampling too). FIR taps are the normalised 1-D kernel, applied as a convolution [Zhang19, Karras20].
-/// n -> n/2: pad (1,1), keep every second sample.
+/// Separable linear resampling of channels-last images, zero outside the frame; any number of
+/// derivatives (the adjoint is a resampling too). FIR taps are the normalised 1-D kernel, applied
+/// as a convolution [Zhang19, Karras20]. n -> n/2: pad (1,1), keep every second sample.
 at::Tensor fir_down(const at::Tensor& x, const Taps& taps);
 /// n -> 2n: insert zeros, pad (2,1), gain 2 per axis.
 at::Tensor fir_up(const at::Tensor& x, const Taps& taps);

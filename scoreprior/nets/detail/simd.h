@@ -1,13 +1,15 @@
 #pragma once
 /// Vectors of 8 floats through the compiler's own extension: one register from AVX2 on.
-/// Functions marked SP_SIMD are compiled for each set; everything they call here is inlined into them.
+/// Functions marked SP_SIMD are compiled for each set; everything they call here is inlined into
+/// them.
 
 #include <cstdint>
 #include <cstring>
 
 #pragma GCC diagnostic ignored "-Wpsabi"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
 #define SP_SIMD __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define SP_SIMD
@@ -38,7 +40,8 @@ SP_INLINE void store_some(float* p, const V& v, int n) {
   for (int j = 0; j < n; ++j) p[j] = v[j];
 }
 
-/// e^x to about 1 unit in the last place on [-87, 88], clamped beyond (Cody-Waite reduction, degree 6).
+/// e^x to about 1 unit in the last place on [-87, 88], clamped beyond (Cody-Waite reduction, degree
+/// 6).
 SP_INLINE V exp(V x) {
   x = x < splat(-87.f) ? splat(-87.f) : x;
   x = x > splat(88.f) ? splat(88.f) : x;

@@ -109,8 +109,9 @@ SP_SIMD void gather_tile(const TileGrid& grid, const float* x, int64_t channels,
 SP_SIMD void scatter_tile(const TileGrid& grid, const float* m, int64_t channels, int64_t tile,
                           const float* bias, float* y) {
   const int64_t image = tile / grid.per_image, at = tile % grid.per_image;
-  float* base = y + ((image * grid.height + at / grid.across * 4) * grid.width +
-                     at % grid.across * 4) * channels;
+  float* base =
+      y +
+      ((image * grid.height + at / grid.across * 4) * grid.width + at % grid.across * 4) * channels;
   for (int64_t c = 0; c < channels; c += kWidth) {
     const V shift = bias ? simd::load(bias + c) : V{};
     V t[4][6];
@@ -132,14 +133,14 @@ SP_SIMD void scatter_tile(const TileGrid& grid, const float* m, int64_t channels
 SP_SIMD void gather_gradient_tile(const TileGrid& grid, const float* g, int64_t channels,
                                   int64_t tile, float* z) {
   const int64_t image = tile / grid.per_image, at = tile % grid.per_image;
-  const float* base = g + ((image * grid.height + at / grid.across * 4) * grid.width +
-                           at % grid.across * 4) * channels;
+  const float* base =
+      g +
+      ((image * grid.height + at / grid.across * 4) * grid.width + at % grid.across * 4) * channels;
   for (int64_t c = 0; c < channels; c += kWidth) {
     V t[6][4];
     for (int j = 0; j < 4; ++j) {
       V col[4], out[6];
-      for (int i = 0; i < 4; ++i)
-        col[i] = simd::load(base + (i * grid.width + j) * channels + c);
+      for (int i = 0; i < 4; ++i) col[i] = simd::load(base + (i * grid.width + j) * channels + c);
       gradient_transform(col, out);
       for (int i = 0; i < 6; ++i) t[i][j] = out[i];
     }
@@ -168,9 +169,9 @@ SP_SIMD void pack_panel(const float* weight, int64_t stride_in, int64_t stride_o
       V row[6];
       weight_transform(t[i][0], t[i][1], t[i][2], row);
       for (int j = 0; j < 6; ++j)
-        simd::store(packed + ((i * 6 + j) * out + n / kPanel * kPanel) * in + k * kPanel +
-                        n % kPanel,
-                    row[j]);
+        simd::store(
+            packed + ((i * 6 + j) * out + n / kPanel * kPanel) * in + k * kPanel + n % kPanel,
+            row[j]);
     }
   }
 }

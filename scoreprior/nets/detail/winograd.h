@@ -1,7 +1,7 @@
 #pragma once
-/// 3x3 convolution, stride 1, zero padding 1, on channels-last float32 images by Winograd's minimal filtering
-/// F(4x4, 3x3) [Lavin16]: 36 products per 16 outputs instead of 144. Rounding is two to three times that of the direct
-/// sum. Sides are multiples of 4, channel counts multiples of 16.
+/// 3x3 convolution, stride 1, zero padding 1, on channels-last float32 images by Winograd's minimal
+/// filtering F(4x4, 3x3) [Lavin16]: 36 products per 16 outputs instead of 144. Rounding is two to
+/// three times that of the direct sum. Sides are multiples of 4, channel counts multiples of 16.
 
 #include <cstdint>
 
@@ -15,7 +15,8 @@ struct Images {
 /// Number of floats of packed weights.
 inline int64_t packed_size(int64_t in, int64_t out) { return 36 * in * out; }
 
-/// weight [out,in,3,3] -> packed. `transposed`: the weights of the adjoint, which maps `out` channels to `in`.
+/// weight [out,in,3,3] -> packed. `transposed`: the weights of the adjoint, which maps `out`
+/// channels to `in`.
 void pack(const float* weight, int64_t in, int64_t out, bool transposed, float* packed);
 
 /// y [.., out] = x [.., in] * packed + bias (null: none).
