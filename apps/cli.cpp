@@ -31,9 +31,11 @@ struct CommonArguments {
   bool quiet = false;
 
   void add_to(CLI::App& app) {
-    app.add_option("--device", device, "auto | cpu | cuda (default: auto)");
-    app.add_option("--threads", threads, "threads (default: every core this process may use)");
-    app.add_option("--seed", seed, "seed of every random choice");
+    app.add_option("--device", device, "auto | cpu | cuda (default: auto)")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+    app.add_option("--threads", threads, "threads (default: every core this process may use)")
+        ->check(CLI::NonNegativeNumber);
+    app.add_option("--seed", seed, "seed of every random choice")->check(CLI::NonNegativeNumber);
     app.add_flag("--quiet", quiet, "no progress, only warnings and errors");
   }
   void add_config(CLI::App& app, bool required = true) {
@@ -84,6 +86,18 @@ void run_eval(const CommonArguments& common, const std::string& component,
   }
   const io::Arrays results = evaluate(component, request);
   for (const auto& [name, file] : files) io::write_npy(file, results.at(name));
+}
+
+// The first line of a message: libtorch appends a stack trace.
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+// What is wrong with a command line, in one line.
+std::string complaint(CLI::App& app, int argc, char** argv, const CLI::ParseError& e) {
+  if (argc < 2 || argv[1][0] == '-' || !app.get_subcommands().empty()) return first_line(e.what());
+  std::vector<std::string> known;
+  for (const CLI::App* c : app.get_subcommands([](const CLI::App*) { return true; })) known.push_back(c->get_name());
+  const std::string near = did_you_mean(argv[1], known);
+  return "unknown command \"" + std::string(argv[1]) + "\"" + (near.empty() ? "" : "; did you mean \"" + near + "\"?");
 }
 
 int dispatch(CLI::App& app, int argc, char** argv) {
@@ -211,16 +225,13 @@ int dispatch(CLI::App& app, int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    const int code = app.exit(e);  // prints help or the one-line complaint
-    return code == 0 ? 0 : 64;
+    if (e.get_exit_code() == 0) return app.exit(e);  // prints help or the version
+    throw UsageError(complaint(app, argc, argv, e) + " (see scoreprior --help)");
   }
   set_threads(common.threads);
   watch_interrupts();
   return action();
 }
-
-// The first line of a message: libtorch appends a stack trace.
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 }  // namespace
 

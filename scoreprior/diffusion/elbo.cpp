@@ -11,7 +11,8 @@
 namespace scoreprior {
 namespace {
 
-// Point number `index` of the golden-ratio sequence with a random start, exact in 64-bit fixed point.
+// Point number `index` of the golden-ratio sequence with a random start, exact in 64-bit fixed
+// point.
 double golden_point(double shift, int64_t index) {
   const auto phase = static_cast<uint64_t>(shift * 0x1.0p53) << 11;
   const uint64_t place = phase + static_cast<uint64_t>(index) * 0x9E3779B97F4A7C15ull;
@@ -20,12 +21,13 @@ double golden_point(double shift, int64_t index) {
 
 int64_t floor_half(int64_t row) { return row >= 0 ? row / 2 : (row - 1) / 2; }
 
-// Every network input of the bound as one flat batch of rows: times x images, then the offset's images. Row r adds
+// Every network input of the bound as one flat batch of rows: times x images, then the offset's
+// images. Row r adds
 //   -a_r/2 (|e|^2 + 2 e.z) + c_r,   e = std s(alpha x + std z, t)
 // to its image, because |s + z/std|^2 - |z/std|^2 = (|e|^2 + 2 e.z) / std^2.
 struct ElboRows {
-  at::Tensor t, z, image;           // [R], [R,event...], [R] index into x
-  at::Tensor alpha, std, a, c;      // [R] float64
+  at::Tensor t, z, image;       // [R], [R,event...], [R] index into x
+  at::Tensor alpha, std, a, c;  // [R] float64
   int64_t integral_rows = 0;
 };
 
@@ -35,17 +37,19 @@ ElboRows lay_out(const ScoreModel& model, const ElboOptions& o, const at::Tensor
   const int64_t batch = x.size(0);
   const double pixels = static_cast<double>(numel(model.event_shape()));
   check_batched("elbo", "x", x, model.event_shape());
-  SP_CHECK(draws.times.dim() == 2 && draws.times.size(1) == batch, "elbo", "expected times [n,", batch,
-           "], got ", draws.times.sizes());
+  SP_CHECK(draws.times.dim() == 2 && draws.times.size(1) == batch, "elbo", "expected times [n,",
+           batch, "], got ", draws.times.sizes());
   const int64_t n = draws.times.size(0);
   SP_CHECK(draws.noise.dim() == x.dim() + 1 && draws.noise.size(0) == n &&
                draws.noise.sizes().slice(1) == x.sizes(),
-           "elbo", "expected noise [", n, ",B,event...] for x ", x.sizes(), ", got ", draws.noise.sizes());
+           "elbo", "expected noise [", n, ",B,event...] for x ", x.sizes(), ", got ",
+           draws.noise.sizes());
 
   ElboRows rows;
   rows.integral_rows = n * batch;
   const at::Tensor times = draws.times.to(x.device(), at::kDouble).flatten();
-  const at::Tensor image = at::arange(batch, at::TensorOptions().dtype(at::kLong).device(x.device()));
+  const at::Tensor image =
+      at::arange(batch, at::TensorOptions().dtype(at::kLong).device(x.device()));
   rows.t = times;
   rows.z = draws.noise.to(x.device(), x.scalar_type()).flatten(0, 1);
   rows.image = image.repeat({n});
@@ -87,7 +91,8 @@ at::Tensor fold(const at::Tensor& per_row, int64_t batch) {
   return per_row.reshape({-1, batch}).sum(0);
 }
 
-at::Tensor row_coefficient(const at::Tensor& a, int64_t begin, int64_t end, const at::Tensor& like) {
+at::Tensor row_coefficient(const at::Tensor& a, int64_t begin, int64_t end,
+                           const at::Tensor& like) {
   return expand_like_batch(a.slice(0, begin, end).to(like.scalar_type()), like);
 }
 
@@ -115,7 +120,8 @@ ElboTerms terms_from(const ElboRows& rows, const at::Tensor& values, const at::T
 at::Tensor row_values(const ElboRows& rows, int64_t begin, int64_t end, const at::Tensor& e,
                       const at::Tensor& z) {
   const at::Tensor quad = sum_event(e * (e + 2 * z)).to(at::kDouble);
-  return (rows.a.slice(0, begin, end) * quad * -0.5 + rows.c.slice(0, begin, end)).to(e.scalar_type());
+  return (rows.a.slice(0, begin, end) * quad * -0.5 + rows.c.slice(0, begin, end))
+      .to(e.scalar_type());
 }
 
 }  // namespace
@@ -151,8 +157,8 @@ ElboDraws draw_elbo(const ScoreModel& model, const ElboOptions& o, int64_t batch
       for (int64_t j = 0; j < draws; ++j)
         *p++ = (static_cast<double>(j) + golden_point(shift[j], first_unit + k)) / draws;
   }
-  at::Tensor times = o.importance && sde.has_importance() ? sde.importance_time(u, o.t0)
-                                                          : o.t0 + (1 - o.t0) * u;
+  at::Tensor times =
+      o.importance && sde.has_importance() ? sde.importance_time(u, o.t0) : o.t0 + (1 - o.t0) * u;
   const at::ScalarType dtype = model.dtype();
   Shape wide{units, draws};
   wide.insert(wide.end(), event.begin(), event.end());
@@ -179,7 +185,8 @@ ElboDraws draw_elbo(const ScoreModel& model, const ElboOptions& o, int64_t batch
   out.times = times.transpose(0, 1).contiguous().to(model.device());
   out.noise = noise.transpose(0, 1).contiguous().to(model.device());
   if (o.offset)
-    out.noise_offset = rng.split("elbo.offset").normal(batched(batch, event), dtype).to(model.device());
+    out.noise_offset =
+        rng.split("elbo.offset").normal(batched(batch, event), dtype).to(model.device());
   out.centred_offset = true;
   return out;
 }
@@ -192,9 +199,9 @@ ElboTerms elbo(const ScoreModel& model, const ElboOptions& o, const at::Tensor& 
   for (int64_t begin = 0; begin < total; begin += o.max_batch) {
     const int64_t end = std::min(begin + o.max_batch, total);
     const at::Tensor z = rows.z.slice(0, begin, end);
-    const at::Tensor noisy =
-        row_coefficient(rows.alpha, begin, end, x) * x.index_select(0, rows.image.slice(0, begin, end)) +
-        row_coefficient(rows.std, begin, end, x) * z;
+    const at::Tensor noisy = row_coefficient(rows.alpha, begin, end, x) *
+                                 x.index_select(0, rows.image.slice(0, begin, end)) +
+                             row_coefficient(rows.std, begin, end, x) * z;
     const at::Tensor s = model.score(noisy, rows.t.slice(0, begin, end).to(x.scalar_type()));
     values.push_back(row_values(rows, begin, end, row_coefficient(rows.std, begin, end, x) * s, z));
   }
@@ -223,7 +230,8 @@ std::pair<ElboTerms, at::Tensor> elbo_and_grad(const ScoreModel& model, const El
     const at::Tensor std = row_coefficient(rows.std, begin, end, x);
     const at::Tensor alpha = row_coefficient(rows.alpha, begin, end, x);
     at::AutoGradMode on(true);
-    const at::Tensor leaf = (alpha * x.index_select(0, image) + std * z).detach().requires_grad_(true);
+    const at::Tensor leaf =
+        (alpha * x.index_select(0, image) + std * z).detach().requires_grad_(true);
     const at::Tensor s = model.score(leaf, rows.t.slice(0, begin, end).to(x.scalar_type()));
     const at::Tensor e = std * s.detach();
     values.push_back(row_values(rows, begin, end, e, z));
@@ -233,7 +241,8 @@ std::pair<ElboTerms, at::Tensor> elbo_and_grad(const ScoreModel& model, const El
     at::NoGradGuard off;
     grad.index_add_(0, image, alpha * back);
   }
-  return {terms_from(rows, values.empty() ? x.new_zeros({0}) : at::cat(values), prior, x.size(0)), grad};
+  return {terms_from(rows, values.empty() ? x.new_zeros({0}) : at::cat(values), prior, x.size(0)),
+          grad};
 }
 
 }  // namespace scoreprior

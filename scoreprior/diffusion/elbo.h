@@ -11,14 +11,16 @@ namespace scoreprior {
 
 /// The denoising-score-matching lower bound on log p(x) [Song21ml] [Feng24]:
 ///
-///   log p(x) >= E log prior(alpha_1 x + std_1 z)  -  1/2 E_t [ w(t) ( g^2 (|s + z/std|^2 - |z/std|^2) - 2 div f ) ]  -  offset
-///   offset    = E [ |z + std s|^2 / 2 ] - D/2 - D ln alpha     at t = t0:  the price of starting at t0 instead of 0
+///   log p(x) >= E log prior(alpha_1 x + std_1 z)  -  1/2 E_t [ w(t) ( g^2 (|s + z/std|^2 -
+///   |z/std|^2) - 2 div f ) ]  -  offset offset    = E [ |z + std s|^2 / 2 ] - D/2 - D ln alpha at
+///   t = t0:  the price of starting at t0 instead of 0
 ///
-/// with s the score at (alpha x + std z, t) and div f = D drift_coeff(t). Times come from the density g^2/std^2 / Z on
-/// [t0,1] with w = std^2 Z / g^2 (importance), or uniformly from [t0,1] with w = 1: without the factor 1 - t0, as in the
-/// reference, so that bound is low by a relative t0. Where the process has no importance density (VE: g^2/std^2 is
-/// constant) importance means uniform times with w = 1 - t0.
-/// Cost: n_times network evaluations per image, one more with the offset; a gradient adds their vector-Jacobian products.
+/// with s the score at (alpha x + std z, t) and div f = D drift_coeff(t). Times come from the
+/// density g^2/std^2 / Z on [t0,1] with w = std^2 Z / g^2 (importance), or uniformly from [t0,1]
+/// with w = 1: without the factor 1 - t0, as in the reference, so that bound is low by a relative
+/// t0. Where the process has no importance density (VE: g^2/std^2 is constant) importance means
+/// uniform times with w = 1 - t0. Cost: n_times network evaluations per image, one more with the
+/// offset; a gradient adds their vector-Jacobian products.
 struct ElboOptions {
   double t0 = 1e-3;
   bool importance = true;
@@ -46,22 +48,29 @@ void check_options(const Config& config, const ElboOptions& options);
 struct ElboDraws {
   at::Tensor times;         ///< [n,B] float64
   at::Tensor noise;         ///< [n,B,event...]
-  at::Tensor noise_prior;   ///< [B,event...] z of the prior term; undefined = its expectation in closed form
+  at::Tensor noise_prior;   ///< [B,event...] z of the prior term; undefined = its expectation in
+                            ///< closed form
   at::Tensor noise_offset;  ///< [B,event...] z of the offset; undefined = no offset
-  /// Subtract the offset's |z|^2/2 instead of its mean D/2: same expectation and gradient, less noise.
+  /// Subtract the offset's |z|^2/2 instead of its mean D/2: same expectation and gradient, less
+  /// noise.
   bool centred_offset = false;
 };
 
-/// Draws for images in rows 0..batch-1 of rng. Row b depends on (rng, b) alone, and every image's estimate by itself is
-/// unbiased: each of its times has the right law given nothing else, each noise is N(0, I). What is coupled:
-///   stratified   time j of an image falls into the j-th of n equal parts of the cumulative weight, at
-///                frac(shift_j + b phi) of it, phi = the golden ratio, shift_j shared by all rows of rng: any block of
-///                rows covers each part evenly.
-///   antithetic   n_times even: draws 2j and 2j+1 of an image are one time with z and -z (n/2 time strata).
+/// Draws for images in rows 0..batch-1 of rng. Row b depends on (rng, b) alone, and every image's
+/// estimate by itself is unbiased: each of its times has the right law given nothing else, each
+/// noise is N(0, I). What is coupled:
+///   stratified   time j of an image falls into the j-th of n equal parts of the cumulative weight,
+///   at
+///                frac(shift_j + b phi) of it, phi = the golden ratio, shift_j shared by all rows
+///                of rng: any block of rows covers each part evenly.
+///   antithetic   n_times even: draws 2j and 2j+1 of an image are one time with z and -z (n/2 time
+///   strata).
 ///                n_times odd: images 2k and 2k+1 use the same times with z and -z.
-/// So the errors of different images of one rng are dependent (as wanted: averages over a batch, the gradient of
-/// variational inference, gain), and their spread is no estimate of the Monte-Carlo error; different rng's are independent.
-ElboDraws draw_elbo(const ScoreModel& model, const ElboOptions& options, int64_t batch, const Rng& rng);
+/// So the errors of different images of one rng are dependent (as wanted: averages over a batch,
+/// the gradient of variational inference, gain), and their spread is no estimate of the Monte-Carlo
+/// error; different rng's are independent.
+ElboDraws draw_elbo(const ScoreModel& model, const ElboOptions& options, int64_t batch,
+                    const Rng& rng);
 
 /// Contributions to the bound, [B] nats each; log p(x) >= prior + integral + offset.
 struct ElboTerms {
@@ -73,8 +82,8 @@ struct ElboTerms {
 ElboTerms elbo(const ScoreModel& model, const ElboOptions& options, const at::Tensor& x,
                const ElboDraws& draws);
 
-/// The same and its gradient in x with times and noises fixed, [B,event...]; both detached. Memory is that of max_batch
-/// images in the network, whatever n_times.
+/// The same and its gradient in x with times and noises fixed, [B,event...]; both detached. Memory
+/// is that of max_batch images in the network, whatever n_times.
 std::pair<ElboTerms, at::Tensor> elbo_and_grad(const ScoreModel& model, const ElboOptions& options,
                                                const at::Tensor& x, const ElboDraws& draws);
 

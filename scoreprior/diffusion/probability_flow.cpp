@@ -14,12 +14,15 @@
 namespace scoreprior {
 namespace {
 
-// Right-hand sides. Network rows are (probe, image) pairs: one forward and one vector-Jacobian product serve a whole
-// group of probes.
+// Right-hand sides. Network rows are (probe, image) pairs: one forward and one vector-Jacobian
+// product serve a whole group of probes.
 class FlowField {
  public:
-  FlowField(const ScoreModel& model, const ProbabilityFlowOptions& o, const at::Tensor& x, at::Tensor probes)
-      : model_(model), max_batch_(o.max_batch), pixels_(x.numel() / std::max<int64_t>(x.size(0), 1)) {
+  FlowField(const ScoreModel& model, const ProbabilityFlowOptions& o, const at::Tensor& x,
+            at::Tensor probes)
+      : model_(model),
+        max_batch_(o.max_batch),
+        pixels_(x.numel() / std::max<int64_t>(x.size(0), 1)) {
     if (o.trace == "exact") {
       Shape basis{pixels_, 1};
       basis.insert(basis.end(), x.sizes().begin() + 1, x.sizes().end());
@@ -36,7 +39,8 @@ class FlowField {
   }
 
   // (v, div v); with graph, differentiable in y[0].
-  ode::State value(const at::Tensor& t, const at::Tensor& x, const at::Tensor& rows, bool graph) const {
+  ode::State value(const at::Tensor& t, const at::Tensor& x, const at::Tensor& rows,
+                   bool graph) const {
     const int64_t n = probes_.size(0), images = x.size(0);
     const int64_t group = std::max<int64_t>(1, max_batch_ / std::max<int64_t>(images, 1));
     at::Tensor score, div;
@@ -61,7 +65,8 @@ class FlowField {
   }
 
   // (v, -grad_x (a . v + div v))
-  ode::State adjoint(const at::Tensor& t, const at::Tensor& x, const at::Tensor& a, const at::Tensor& rows) const {
+  ode::State adjoint(const at::Tensor& t, const at::Tensor& x, const at::Tensor& a,
+                     const at::Tensor& rows) const {
     const int64_t n = probes_.size(0), images = x.size(0);
     const int64_t group = std::max<int64_t>(1, max_batch_ / std::max<int64_t>(images, 1));
     at::Tensor score, back;
@@ -96,7 +101,8 @@ class FlowField {
   static at::Tensor repeat(const at::Tensor& x, int64_t count) {
     return count == 1 ? x.clone() : x.unsqueeze(0).expand(split_shape(count, x)).flatten(0, 1);
   }
-  at::Tensor group_probes(int64_t first, int64_t count, const at::Tensor& rows, int64_t images) const {
+  at::Tensor group_probes(int64_t first, int64_t count, const at::Tensor& rows,
+                          int64_t images) const {
     at::Tensor e = probes_.slice(0, first, first + count);
     if (e.size(1) != 1) return e.index_select(1, rows).flatten(0, 1);
     Shape s = e.sizes().vec();
@@ -122,7 +128,9 @@ void check_words(const ProbabilityFlowOptions& o) {
 at::Tensor mark_failed(const at::Tensor& values, const std::vector<Status>& status) {
   std::vector<double> factor;
   for (const Status s : status) factor.push_back(s == Status::kConverged ? 1.0 : std::nan(""));
-  return values * expand_like_batch(at::tensor(factor, at::kDouble).to(values.device(), values.scalar_type()), values);
+  return values *
+         expand_like_batch(
+             at::tensor(factor, at::kDouble).to(values.device(), values.scalar_type()), values);
 }
 
 }  // namespace
@@ -131,23 +139,31 @@ void check_options(const Config& config, const ProbabilityFlowOptions& o) {
   if (!(o.t0 > 0 && o.t0 < 1)) config.fail("t0", "t0 must lie between 0 and 1");
   config.one_of("trace", o.trace, {"exact", "hutchinson"});
   config.one_of("adjoint", o.adjoint, {"backsolve", "direct"});
-  config.one_of("solver", o.solver, o.steps > 0 ? ode::tableau_names() : ode::adaptive_tableau_names());
-  if (!(o.rtol >= 0 && o.atol >= 0 && o.rtol + o.atol > 0)) config.fail("rtol", "tolerances must be positive");
+  config.one_of("solver", o.solver,
+                o.steps > 0 ? ode::tableau_names() : ode::adaptive_tableau_names());
+  if (!(o.rtol >= 0 && o.atol >= 0 && o.rtol + o.atol > 0))
+    config.fail("rtol", "tolerances must be positive");
   if (o.n_probes < 1) config.fail("n_probes", "n_probes must be at least 1");
   if (o.max_steps < 1) config.fail("max_steps", "max_steps must be at least 1");
   if (o.max_batch < 1) config.fail("max_batch", "max_batch must be at least 1");
 }
 
-at::Tensor draw_probes(const ScoreModel& model, const ProbabilityFlowOptions& o, int64_t batch, const Rng& rng) {
+at::Tensor draw_probes(const ScoreModel& model, const ProbabilityFlowOptions& o, int64_t batch,
+                       const Rng& rng) {
   if (o.trace == "exact") return {};
   SP_CHECK(o.n_probes > 0, "probability flow", "expected n_probes > 0, got ", o.n_probes);
   Shape shape = batched(batch, model.event_shape());
   shape.insert(shape.begin() + 1, o.n_probes);
-  return rng.split("flow.probes").rademacher(shape, model.dtype()).transpose(0, 1).contiguous().to(model.device());
+  return rng.split("flow.probes")
+      .rademacher(shape, model.dtype())
+      .transpose(0, 1)
+      .contiguous()
+      .to(model.device());
 }
 
 ProbabilityFlow probability_flow_log_prob(const ScoreModel& model, const ProbabilityFlowOptions& o,
-                                          const at::Tensor& x_in, const at::Tensor& probes, bool with_grad) {
+                                          const at::Tensor& x_in, const at::Tensor& probes,
+                                          bool with_grad) {
   check_words(o);
   check_batched("probability flow", "x", x_in, model.event_shape());
   ode::OdeOptions solver;
@@ -167,7 +183,8 @@ ProbabilityFlow probability_flow_log_prob(const ScoreModel& model, const Probabi
   const ode::Rhs forward = [&](const at::Tensor& t, const ode::State& y, const at::Tensor& rows) {
     return field.value(t, y[0], rows, direct && y[0].requires_grad() && at::GradMode::is_enabled());
   };
-  ode::Solution s = ode::integrate(forward, {x, at::zeros({x.size(0)}, x.options())}, o.t0, 1.0, solver);
+  ode::Solution s =
+      ode::integrate(forward, {x, at::zeros({x.size(0)}, x.options())}, o.t0, 1.0, solver);
   const at::Tensor total = model.sde().prior_log_prob(s.y[0]) + s.y[1];
   ProbabilityFlow out;
   out.log_prob = mark_failed(total.detach(), s.status);
@@ -184,7 +201,8 @@ ProbabilityFlow probability_flow_log_prob(const ScoreModel& model, const Probabi
   const ode::Rhs backward = [&](const at::Tensor& t, const ode::State& y, const at::Tensor& rows) {
     return field.adjoint(t, y[0], y[1], rows);
   };
-  const ode::Solution b = ode::integrate(backward, {s.y[0], s.y[0] * -precision}, 1.0, o.t0, solver);
+  const ode::Solution b =
+      ode::integrate(backward, {s.y[0], s.y[0] * -precision}, 1.0, o.t0, solver);
   out.grad = mark_failed(mark_failed(b.y[1], b.status), s.status);
   for (size_t i = 0; i < out.evaluations.size(); ++i) out.evaluations[i] += b.evaluations[i];
   if (b.summary.status != Status::kConverged && out.summary.status == Status::kConverged) {

@@ -15,9 +15,10 @@ namespace scoreprior {
 ///
 ///   log p(x) = log prior(x_1) + int_t0^1 div v dt,   dx/dt = v = f - g^2 s / 2,   x(t0) = x
 ///
-/// It is the density at time t0 of x taken as x(t0). trace = exact sums all D diagonal entries of dv/dx (one evaluation of
-/// D network rows per right-hand side); hutchinson averages e . (dv/dx) e over fixed probes e with entries +-1: unbiased
-/// for the log-density of the same path, with an error of the size of the off-diagonal part of dv/dx.
+/// It is the density at time t0 of x taken as x(t0). trace = exact sums all D diagonal entries of
+/// dv/dx (one evaluation of D network rows per right-hand side); hutchinson averages e . (dv/dx) e
+/// over fixed probes e with entries +-1: unbiased for the log-density of the same path, with an
+/// error of the size of the off-diagonal part of dv/dx.
 struct ProbabilityFlowOptions {
   double t0 = 1e-3;
   std::string trace = "hutchinson";
@@ -39,7 +40,8 @@ struct ProbabilityFlowOptions {
     f("atol", atol, "absolute tolerance");
     f("steps", steps, "number of equal steps; 0 = steps from the error estimate");
     f("max_steps", max_steps, "most steps an image may try");
-    f("adjoint", adjoint, "gradient: backsolve (adjoint ODE, constant memory) | direct (through the solver's steps)");
+    f("adjoint", adjoint,
+      "gradient: backsolve (adjoint ODE, constant memory) | direct (through the solver's steps)");
     f("max_batch", max_batch, "most network rows in one call");
   }
 };
@@ -48,24 +50,29 @@ struct ProbabilityFlowOptions {
 void check_options(const Config& config, const ProbabilityFlowOptions& options);
 
 struct ProbabilityFlow {
-  at::Tensor log_prob;                ///< [B]
-  at::Tensor latent;                  ///< [B,event...] x_1
-  at::Tensor grad;                    ///< [B,event...] d log_prob / dx, if asked for
-  std::vector<int64_t> evaluations;   ///< [B] right-hand sides of each image, gradient included
+  at::Tensor log_prob;               ///< [B]
+  at::Tensor latent;                 ///< [B,event...] x_1
+  at::Tensor grad;                   ///< [B,event...] d log_prob / dx, if asked for
+  std::vector<int64_t> evaluations;  ///< [B] right-hand sides of each image, gradient included
   Summary summary;
 };
 
 /// Probes for images in rows 0..batch-1 of rng, [n,B,event...]; undefined for the exact trace.
-at::Tensor draw_probes(const ScoreModel& model, const ProbabilityFlowOptions& options, int64_t batch,
-                       const Rng& rng);
+at::Tensor draw_probes(const ScoreModel& model, const ProbabilityFlowOptions& options,
+                       int64_t batch, const Rng& rng);
 
-/// probes [n,B,event...], or [n,1,event...] shared by the images; ignored for the exact trace. Results are detached.
-///   backsolve: da/dt = -grad_x (a . v + div v) beside x from t = 1 back to t0, started at grad log prior(x_1); a(t0) is the
+/// probes [n,B,event...], or [n,1,event...] shared by the images; ignored for the exact trace.
+/// Results are detached.
+///   backsolve: da/dt = -grad_x (a . v + div v) beside x from t = 1 back to t0, started at grad log
+///   prior(x_1); a(t0) is the
 ///     gradient up to the solver's tolerance.
-///   direct: reverse mode through the accepted steps, the gradient of the computed number; memory grows with the steps.
+///   direct: reverse mode through the accepted steps, the gradient of the computed number; memory
+///   grows with the steps.
 /// A solver that does not arrive says so in summary and leaves NaN in the image's values.
 /// Throws std::invalid_argument for unknown words.
-ProbabilityFlow probability_flow_log_prob(const ScoreModel& model, const ProbabilityFlowOptions& options,
-                                          const at::Tensor& x, const at::Tensor& probes, bool with_grad);
+ProbabilityFlow probability_flow_log_prob(const ScoreModel& model,
+                                          const ProbabilityFlowOptions& options,
+                                          const at::Tensor& x, const at::Tensor& probes,
+                                          bool with_grad);
 
 }  // namespace scoreprior

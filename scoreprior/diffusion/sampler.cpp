@@ -11,9 +11,7 @@
 namespace scoreprior {
 namespace {
 
-bool variance_exploding(const Sde& sde) {
-  return sde.name() == "ve" || sde.name() == "linear_ve";
-}
+bool variance_exploding(const Sde& sde) { return sde.name() == "ve" || sde.name() == "linear_ve"; }
 
 at::Tensor broadcast(const at::Tensor& a, const at::Tensor& x) {
   return expand_like_batch(a.to(x.scalar_type()), x);
@@ -76,8 +74,8 @@ SamplerUpdate predictor_update(const Sde& sde, const std::string& name, const at
       mean = (x + broadcast(beta, x) * score) / broadcast((1 - beta).sqrt(), x);
       noise = beta.sqrt();
     } else {
-      SP_CHECK(variance_exploding(sde), "sampler", "expected a VP or VE process for ancestral steps, got ",
-               sde.name());
+      SP_CHECK(variance_exploding(sde), "sampler",
+               "expected a VP or VE process for ancestral steps, got ", sde.name());
       const auto [sigma, before] = discrete_sigmas(sde, t, steps);
       const at::Tensor removed = sigma.square() - before.square();
       mean = x + broadcast(removed, x) * score;
@@ -85,8 +83,10 @@ SamplerUpdate predictor_update(const Sde& sde, const std::string& name, const at
     }
     return {mean + broadcast(noise, x) * z, mean};
   } else {
-    SP_CHECK(false, "sampler", "expected a predictor none | euler_maruyama | reverse_diffusion | "
-             "ancestral, got \"", name, "\"");
+    SP_CHECK(false, "sampler",
+             "expected a predictor none | euler_maruyama | reverse_diffusion | "
+             "ancestral, got \"",
+             name, "\"");
   }
   return {probability_flow ? mean : mean + broadcast(noise, x) * z, mean};
 }
@@ -149,9 +149,8 @@ at::Tensor pc_chunk(const ScoreModel& model, const SamplerOptions& o, int64_t n,
                 .x;
     mean = x;
     if (o.predictor != "none") {
-      const SamplerUpdate u =
-          predictor_update(sde, o.predictor, x, t, model.score(x, t), noise(predictor.at(i)),
-                           o.steps, o.probability_flow);
+      const SamplerUpdate u = predictor_update(sde, o.predictor, x, t, model.score(x, t),
+                                               noise(predictor.at(i)), o.steps, o.probability_flow);
       x = u.x;
       mean = u.mean;
     }
@@ -173,18 +172,22 @@ at::Tensor sample_score_model(const ScoreModel& model, const SamplerOptions& o, 
   const bool ode = o.method == "ode";
   observer.begin("sampling", ode ? chunks : chunks * o.steps);
   std::vector<at::Tensor> draws{
-      at::empty(batched(0, model.event_shape()), at::TensorOptions().dtype(model.dtype()).device(model.device()))};
+      at::empty(batched(0, model.event_shape()),
+                at::TensorOptions().dtype(model.dtype()).device(model.device()))};
   int64_t done = 0;
   for (int64_t first = 0; first < n && !observer.stop_requested(); first += o.max_batch) {
     const int64_t count = std::min(o.max_batch, n - first);
     const Rng rows = rng.from_row(first);
     at::Tensor x;
     if (ode) {
-      const at::Tensor z = rows.split("latent").normal(batched(count, model.event_shape()), model.dtype());
+      const at::Tensor z =
+          rows.split("latent").normal(batched(count, model.event_shape()), model.dtype());
       x = probability_flow_sample(model, o, z.to(model.device()) * model.sde().prior_std());
       if (o.denoise) {  // one noise-free reverse step at t0 [Song21]
         const at::Tensor t = at::full({count}, o.t0, x.options());
-        x = predictor_update(model.sde(), "reverse_diffusion", x, t, model.score(x, t), x, o.steps, false).mean;
+        x = predictor_update(model.sde(), "reverse_diffusion", x, t, model.score(x, t), x, o.steps,
+                             false)
+                .mean;
       }
       observer.step(++done, {});
     } else {

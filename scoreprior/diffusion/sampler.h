@@ -11,9 +11,10 @@
 namespace scoreprior {
 
 struct SamplerOptions {
-  std::string method = "pc";                   // pc | ode
-  std::string predictor = "euler_maruyama";    // none | euler_maruyama | reverse_diffusion | ancestral
-  std::string corrector = "none";              // none | langevin | ald
+  std::string method = "pc";  // pc | ode
+  std::string predictor =
+      "euler_maruyama";            // none | euler_maruyama | reverse_diffusion | ancestral
+  std::string corrector = "none";  // none | langevin | ald
   int64_t steps = 1000;
   int64_t corrector_steps = 1;
   double snr = 0.17;
@@ -43,10 +44,11 @@ struct SamplerOptions {
   }
 };
 
-/// n draws from the model, [n, event...]; row b depends on rng and b only. Batch norms of the Langevin corrector are
-/// per image, so draws do not depend on their batch mates (unless batch_norms asks for the reference's rule).
-/// When the observer asks to stop, only the draws finished so far come back.
-/// Throws std::invalid_argument for unknown names and for ancestral steps of a sub-VP process.
+/// n draws from the model, [n, event...]; row b depends on rng and b only. Batch norms of the
+/// Langevin corrector are per image, so draws do not depend on their batch mates (unless
+/// batch_norms asks for the reference's rule). When the observer asks to stop, only the draws
+/// finished so far come back. Throws std::invalid_argument for unknown names and for ancestral
+/// steps of a sub-VP process.
 at::Tensor sample_score_model(const ScoreModel& model, const SamplerOptions& options, int64_t n,
                               const Rng& rng, Observer& observer);
 
@@ -55,24 +57,28 @@ struct SamplerUpdate {
   at::Tensor x, mean;
 };
 
-/// One reverse step at time t [B] of the chain with `steps` steps, given the score at (x,t) and noise z [Song21, App. D-F]:
+/// One reverse step at time t [B] of the chain with `steps` steps, given the score at (x,t) and
+/// noise z [Song21, App. D-F]:
 ///   none               x
 ///   euler_maruyama     x - (f - g^2 s)/N + g sqrt(1/N) z
-///   reverse_diffusion  x - (f_i - G_i^2 s) + G_i z, with the discrete f_i, G_i of step i = trunc(t (N-1))
-///   ancestral          VP (x + beta_i s)/sqrt(1-beta_i) + sqrt(beta_i) z; VE the posterior step of sigma_i -> sigma_{i-1}
-/// probability_flow halves the score term and drops the noise (euler_maruyama and reverse_diffusion).
+///   reverse_diffusion  x - (f_i - G_i^2 s) + G_i z, with the discrete f_i, G_i of step i = trunc(t
+///   (N-1)) ancestral          VP (x + beta_i s)/sqrt(1-beta_i) + sqrt(beta_i) z; VE the posterior
+///   step of sigma_i -> sigma_{i-1}
+/// probability_flow halves the score term and drops the noise (euler_maruyama and
+/// reverse_diffusion).
 SamplerUpdate predictor_update(const Sde& sde, const std::string& name, const at::Tensor& x,
                                const at::Tensor& t, const at::Tensor& score, const at::Tensor& z,
                                int64_t steps, bool probability_flow);
 
-/// One corrector update x + eps s + sqrt(2 eps) z [Song21, Alg. 4-5]: langevin eps = 2 alpha_i (snr |z|/|s|)^2, ald
-/// eps = 2 alpha_i (snr std)^2; alpha_i = 1 - beta_i (1 for VE). batch_norms: |z| and |s| are means over the batch.
+/// One corrector update x + eps s + sqrt(2 eps) z [Song21, Alg. 4-5]: langevin eps = 2 alpha_i (snr
+/// |z|/|s|)^2, ald eps = 2 alpha_i (snr std)^2; alpha_i = 1 - beta_i (1 for VE). batch_norms: |z|
+/// and |s| are means over the batch.
 SamplerUpdate corrector_update(const Sde& sde, const std::string& name, const at::Tensor& x,
                                const at::Tensor& t, const at::Tensor& score, const at::Tensor& z,
                                int64_t steps, double snr, bool batch_norms);
 
-/// The probability-flow map of latents z at t = 1 to x at options.t0 (method ode without the final denoising step).
-/// Throws DataError when the solver does not arrive.
+/// The probability-flow map of latents z at t = 1 to x at options.t0 (method ode without the final
+/// denoising step). Throws DataError when the solver does not arrive.
 at::Tensor probability_flow_sample(const ScoreModel& model, const SamplerOptions& options,
                                    const at::Tensor& z);
 

@@ -40,7 +40,8 @@ Shape image_shape(const Config& config, const ForwardContext& context, int64_t d
   if (channels < 1) config.fail("channels", "channels must be at least 1");
   if (!known) return {channels, size, size};
   if (size != context.image_shape[1])
-    config.fail("image_size", "image_size differs from the image " + to_string(context.image_shape));
+    config.fail("image_size",
+                "image_size differs from the image " + to_string(context.image_shape));
   if (channels != context.image_shape[0])
     config.fail("channels", "channels differ from the image " + to_string(context.image_shape));
   return context.image_shape;

@@ -1,6 +1,8 @@
-/// complex_matrix: any linear measurement with complex results, e.g. visibilities with a precomputed matrix.
+/// complex_matrix: any linear measurement with complex results, e.g. visibilities with a
+/// precomputed matrix.
 ///   y = [Re A x, Im A x], x flattened (H,W,C) with C fastest
-///   Shapes [B,C,H,W] -> [B,2K] for A [K,H*W*C]; linear; naive inverse: least squares of minimum norm
+///   Shapes [B,C,H,W] -> [B,2K] for A [K,H*W*C]; linear; naive inverse: least squares of minimum
+///   norm
 /// Noise levels are those of one real entry.
 
 #include <ATen/ATen.h>

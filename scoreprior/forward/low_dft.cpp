@@ -1,7 +1,7 @@
 /// low_dft: deblurring as in score_prior.
-///   Y[k,l] = sum_{r,c} x[r,c] exp(-2 pi i (k r / H + l c / W)), 0 <= k,l < n (un-normalised, corner only)
-///   y = [Re Y, Im Y], each (n,n,C) with C fastest
-///   Shapes [B,C,H,W] -> [B,2*n*n*C]; linear; naive inverse: zero-filled inverse DFT, real part
+///   Y[k,l] = sum_{r,c} x[r,c] exp(-2 pi i (k r / H + l c / W)), 0 <= k,l < n (un-normalised,
+///   corner only) y = [Re Y, Im Y], each (n,n,C) with C fastest Shapes [B,C,H,W] -> [B,2*n*n*C];
+///   linear; naive inverse: zero-filled inverse DFT, real part
 /// A stated noise level is that of the complex number: each real entry has noise/sqrt(2).
 ///   Cost 4 B C W n (H + n) multiply-adds: two small products, cheaper than an FFT while n << W.
 

@@ -1,6 +1,6 @@
 #pragma once
-/// Image-like arrays as measurement vectors: flattened (H,W,C) with C fastest, complex numbers as real then imaginary
-/// halves.
+/// Image-like arrays as measurement vectors: flattened (H,W,C) with C fastest, complex numbers as
+/// real then imaginary halves.
 
 #include <ATen/core/Tensor.h>
 

@@ -1,7 +1,8 @@
 /// mri: single-coil magnetic resonance imaging.
 ///   Y = mask * fftshift(FFT2(ifftshift(x))), orthonormal; zero frequency at (H/2, W/2)
-///   y = [Re Y, Im Y], each (H,W,C) with C fastest; entries outside the mask are zero (and carry noise when simulated)
-///   Shapes [B,C,H,W] -> [B,2*H*W*C]; linear, norm 1; naive inverse: inverse FFT of y as it stands, real part
+///   y = [Re Y, Im Y], each (H,W,C) with C fastest; entries outside the mask are zero (and carry
+///   noise when simulated) Shapes [B,C,H,W] -> [B,2*H*W*C]; linear, norm 1; naive inverse: inverse
+///   FFT of y as it stands, real part
 /// A stated noise level is that of the complex number: each real entry has noise/sqrt(2).
 
 #include <ATen/ATen.h>

@@ -1,5 +1,6 @@
 #pragma once
-/// Sampling masks of Cartesian k-space: float64 zeros and ones, [H,W], zero frequency at (H/2, W/2).
+/// Sampling masks of Cartesian k-space: float64 zeros and ones, [H,W], zero frequency at (H/2,
+/// W/2).
 
 #include <ATen/core/Tensor.h>
 
@@ -7,25 +8,26 @@
 
 namespace scoreprior {
 
-/// Whole columns: `centre_lines` around zero frequency, and equispaced ones whose spacing is set so that about
-/// width/acceleration columns are sampled in all [Zbontar18]. Throws std::invalid_argument unless acceleration >= 1 and
-/// 0 <= centre_lines < width/acceleration.
+/// Whole columns: `centre_lines` around zero frequency, and equispaced ones whose spacing is set so
+/// that about width/acceleration columns are sampled in all, as fastMRI does. Throws
+/// std::invalid_argument unless acceleration >= 1 and 0 <= centre_lines < width/acceleration.
 at::Tensor cartesian_mask(int64_t height, int64_t width, int64_t acceleration,
                           int64_t centre_lines);
 
 struct PoissonMaskOptions {
   double acceleration = 4;
-  int64_t centre = 0;        ///< side of the fully sampled square at zero frequency
+  int64_t centre = 0;  ///< side of the fully sampled square at zero frequency
   uint32_t seed = 0;
-  bool crop_corner = true;   ///< nothing outside the ellipse that touches the edges
-  int max_attempts = 30;     ///< darts per active point
-  double tolerance = 0.1;    ///< on the acceleration
+  bool crop_corner = true;  ///< nothing outside the ellipse that touches the edges
+  int max_attempts = 30;    ///< darts per active point
+  double tolerance = 0.1;   ///< on the acceleration
 };
 
-/// Variable-density Poisson discs [Bridson07]: the distance to the nearest sample grows linearly with the distance from
-/// zero frequency, with the slope bisected until the acceleration is met; the closest mask when no slope meets it.
-/// The numbers come from one Mersenne twister, which makes masks equal to score_prior's for a seed wherever that ends
-/// (its list of active points can overflow; here new points must then be on new pixels).
+/// Variable-density Poisson discs (Bridson 2007): the distance to the nearest sample grows linearly
+/// with the distance from zero frequency, with the slope bisected until the acceleration is met;
+/// the closest mask when no slope meets it. The numbers come from one Mersenne twister, which makes
+/// masks equal to score_prior's for a seed wherever that ends (its list of active points can
+/// overflow; here new points must then be on new pixels).
 at::Tensor poisson_mask(int64_t height, int64_t width, const PoissonMaskOptions& options);
 
 }  // namespace scoreprior

@@ -9,8 +9,8 @@
 namespace scoreprior {
 namespace {
 
-/// Parts of x even and odd about the middle of axis dim, first half only. The centre of an odd axis comes out doubled
-/// in the even part, so the tables count it half.
+/// Parts of x even and odd about the middle of axis dim, first half only. The centre of an odd axis
+/// comes out doubled in the even part, so the tables count it half.
 std::pair<at::Tensor, at::Tensor> fold(const at::Tensor& x, int64_t dim) {
   const int64_t half = (x.size(dim) + 1) / 2;
   const at::Tensor head = x.narrow(dim, 0, half);
@@ -82,8 +82,7 @@ VisibilityTransform::VisibilityTransform(const std::vector<double>& u, const std
     const int64_t chunk = std::max<int64_t>(1, (int64_t{1} << 22) / half);  // 32 MB of phases
     for (int64_t first = 0; first < rows_; first += chunk) {
       const int64_t n = std::min(chunk, rows_ - first);
-      const at::Tensor phase =
-          u_col.narrow(0, first, n) * xy_x + v_col.narrow(0, first, n) * xy_y;
+      const at::Tensor phase = u_col.narrow(0, first, n) * xy_x + v_col.narrow(0, first, n) * xy_y;
       const at::Tensor p = factor.narrow(0, first, n);
       cos_.narrow(0, first, n).copy_(phase.cos() * p);
       sin_.narrow(0, first, n).copy_(phase.sin() * p);
@@ -102,7 +101,8 @@ VisibilityTransform::VisibilityTransform(const std::vector<double>& u, const std
 
 bool VisibilityTransform::axis_by_axis(int64_t batch) const {
   if (!cos_.defined()) return true;
-  // Measured on one AVX2 core in float32: tables win from 4 images at 5 MB, from 8 at 50 MB, from 16 at 80 MB.
+  // Measured on one AVX2 core in float32: tables win from 4 images at 5 MB, from 8 at 50 MB, from
+  // 16 at 80 MB.
   const auto bytes = 2 * static_cast<int64_t>(cos_.nbytes());
   return batch <= std::min<int64_t>(16, std::max<int64_t>(3, bytes >> 23));
 }

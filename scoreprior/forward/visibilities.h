@@ -12,7 +12,8 @@ namespace scoreprior {
 
 constexpr double kRadPerUas = M_PI / (180.0 * 3600.0 * 1e6);
 
-/// Pixel centres of a sky image: row 0 north, column 0 east, square pixels, origin in the middle of the image.
+/// Pixel centres of a sky image: row 0 north, column 0 east, square pixels, origin in the middle of
+/// the image.
 struct SkyGrid {
   int64_t height = 32, width = 32;
   double pixel_rad = 0;
@@ -32,10 +33,11 @@ Pulse pulse_from(const std::string& name);
 ///   P = 1 (delta) or (sin(pi w d)/(pi w d))^2 for pixel side d (triangle)
 ///
 /// Shapes [B,1,H,W] -> [B,2M], real then imaginary parts.
-/// The cosine acts on the part of the image that is even about its centre and the sine on the odd part, so a transform
-/// costs 2 B N M multiply-adds for N pixels: half of a stacked real matrix, a quarter of a complex one. Both tables
-/// (4 N M or 8 N M bytes) are kept while they fit `table_limit`. Beyond that, and for few images, where reading the
-/// tables would cost more than the arithmetic, the transform goes axis by axis with tables of (H + W) M numbers.
+/// The cosine acts on the part of the image that is even about its centre and the sine on the odd
+/// part, so a transform costs 2 B N M multiply-adds for N pixels: half of a stacked real matrix, a
+/// quarter of a complex one. Both tables (4 N M or 8 N M bytes) are kept while they fit
+/// `table_limit`. Beyond that, and for few images, where reading the tables would cost more than
+/// the arithmetic, the transform goes axis by axis with tables of (H + W) M numbers.
 class VisibilityTransform final : public ForwardModel {
  public:
   VisibilityTransform(const std::vector<double>& u, const std::vector<double>& v,
@@ -63,11 +65,14 @@ class VisibilityTransform final : public ForwardModel {
   SkyGrid grid_;
   int64_t rows_;
   std::vector<double> u_, v_;
-  at::Tensor cos_, sin_;  ///< [M,ceil(N/2)] with the pulse; the centre pixel of an odd image counts half
-  at::Tensor cos_x_, sin_x_, cos_y_, sin_y_;  ///< [M,ceil(W/2)], [M,ceil(H/2)]: axis by axis, pulse in x
+  at::Tensor cos_,
+      sin_;  ///< [M,ceil(N/2)] with the pulse; the centre pixel of an odd image counts half
+  at::Tensor cos_x_, sin_x_, cos_y_,
+      sin_y_;  ///< [M,ceil(W/2)], [M,ceil(H/2)]: axis by axis, pulse in x
 };
 
-/// sum_k Re( V_k exp(-2 pi i (u_k X_c + v_k Y_r)) ) without pulse, float64: vis complex [B,M] -> [B,1,H,W].
+/// sum_k Re( V_k exp(-2 pi i (u_k X_c + v_k Y_r)) ) without pulse, float64: vis complex [B,M] ->
+/// [B,1,H,W].
 at::Tensor backproject(const std::vector<double>& u, const std::vector<double>& v,
                        const at::Tensor& vis, const SkyGrid& grid);
 

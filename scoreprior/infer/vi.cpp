@@ -29,9 +29,12 @@ struct VariationalOptions : BufferAdamOptions {
   bool anneal_entropy = false;
   double entropy_start_order = 2;
   double entropy_decay_steps = 4000;
+  int64_t start_steps = 0;
+  double start_peak = 0.15, start_fwhm = 0.4, start_std = 0.03;
   int64_t n_draws = 256;
   int64_t checkpoint_every = 500;
   double plateau_tolerance = 1;
+  double plateau_relative = 0.005;
 
   VariationalOptions() { clip = 1; }
 
@@ -56,11 +59,15 @@ struct VariationalOptions : BufferAdamOptions {
       "start with a larger entropy weight: max(10^(order - step/decay), 1)");
     f("entropy_start_order", entropy_start_order, "its logarithm (base 10) at step 0");
     f("entropy_decay_steps", entropy_decay_steps, "steps per factor of 10");
+    f("start_steps", start_steps, "steps towards a blob in the middle before prior and data count; 0 = none");
+    f("start_peak", start_peak, "brightness of that blob");
+    f("start_fwhm", start_fwhm, "its full width at half maximum [image sides]");
+    f("start_std", start_std, "its standard deviation per pixel");
     f("n_draws", n_draws, "posterior draws at the end");
     f("checkpoint_every", checkpoint_every, "steps between checkpoints; 0 = only when interrupted");
     f("plateau_tolerance", plateau_tolerance,
-      "converged when the loss falls by less than this between the last two windows [nats], or not "
-      "significantly");
+      "converged when the loss surely falls by less than this between the last two windows [nats]");
+    f("plateau_relative", plateau_relative, "or by less than this fraction of it");
     BufferAdamOptions::fields(f);
   }
 };
@@ -76,7 +83,7 @@ const char* const kCurveNames[kCurves] = {"loss", "data", "prior", "entropy", "g
 
 struct Plateau {
   double mean = NAN, error = NAN, fall = NAN, fall_error = NAN;
-  bool reached = false;
+  bool reached = false, significant = false;
 };
 
 // Mean and standard error from batch means, which see the correlation between steps.
@@ -95,8 +102,10 @@ std::pair<double, double> batch_means(const double* v, int64_t n) {
   return {mean, std::sqrt(variance)};
 }
 
-// Two windows, each a fifth of the curve, ending at `end`.
-Plateau find_plateau(const std::vector<double>& loss, int64_t end, double tolerance) {
+// Two windows, each a fifth of the curve, ending at `end`: converged when even the upper end of the
+// fall between them is small. A fall lost in noise proves nothing.
+Plateau find_plateau(const std::vector<double>& loss, int64_t end, double tolerance,
+                     double relative) {
   Plateau p;
   std::vector<double> v;
   for (int64_t i = 0; i < end; ++i)
@@ -109,7 +118,8 @@ Plateau find_plateau(const std::vector<double>& loss, int64_t end, double tolera
   p.error = late_error;
   p.fall = early - late;
   p.fall_error = std::hypot(late_error, early_error);
-  p.reached = p.fall < std::max(tolerance, 2 * p.fall_error);
+  p.significant = p.fall > 2 * p.fall_error;
+  p.reached = p.fall + 2 * p.fall_error < std::max(tolerance, relative * std::abs(p.mean));
   return p;
 }
 
@@ -135,6 +145,8 @@ class VariationalInference final : public Inference {
     fraction("decay_from", o_.decay_from);
     fraction("freeze_from", o_.freeze_from);
     fraction("lr_final", o_.lr_final);
+    if (o_.start_steps < 0) config.fail("start_steps", "start_steps must not be negative");
+    if (!(o_.start_std > 0 && o_.start_fwhm > 0)) config.fail("start_std", "start_std and start_fwhm must be positive");
     if (o_.warmup < 0) config.fail("warmup", "warmup must not be negative");
     if (o_.checkpoint_every < 0)
       config.fail("checkpoint_every", "checkpoint_every must not be negative");
@@ -228,6 +240,28 @@ bool VariationalInference::restore(StateStore& store, Flow& flow, BufferAdam& ad
   return true;
 }
 
+// N(blob in the middle of the image, std^2): where a search should begin whose data do not fix the position. Closures
+// are the same for a shifted image, and far from the middle a local optimum traps the whole of q.
+class StartDensity final : public LogDensity {
+ public:
+  StartDensity(const VariationalOptions& o, Shape event, const at::TensorOptions& type)
+      : event_(std::move(event)), precision_(1 / (o.start_std * o.start_std)) {
+    const int64_t h = event_[event_.size() - 2], w = event_.back();
+    const at::Tensor y = (at::arange(h, type) - (h - 1) / 2.0) / (o.start_fwhm * h);
+    const at::Tensor x = (at::arange(w, type) - (w - 1) / 2.0) / (o.start_fwhm * w);
+    mean_ = o.start_peak * at::exp(-4 * M_LN2 * (y.square().unsqueeze(1) + x.square()));
+  }
+  Shape event_shape() const override { return event_; }
+  at::Tensor log_prob(const at::Tensor& x, const Rng&) const override {
+    return sum_event((x - mean_).square()) * (-0.5 * precision_);
+  }
+
+ private:
+  Shape event_;
+  double precision_;
+  at::Tensor mean_;  // [H,W]
+};
+
 Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& observer,
                                 StateStore& store) const {
   const auto begin_time = std::chrono::steady_clock::now();
@@ -246,6 +280,10 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
   summary.status = Status::kMaxSteps;
   int64_t bad_in_a_row = 0;
   flow->freeze(p.step > freeze_at);
+  std::unique_ptr<StartDensity> start;
+  if (p.step < o_.start_steps)
+    start = std::make_unique<StartDensity>(
+        o_, event, at::TensorOptions().dtype(context_.dtype).device(context_.device));
   observer.begin("variational inference", o_.steps);
   while (p.step < o_.steps) {
     const int64_t t = p.step;
@@ -259,9 +297,13 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
     }
     const at::Tensor before =
         flow->flat_statistics().defined() ? flow->flat_statistics().clone() : at::Tensor();
+    const bool starting = start && t < o_.start_steps;
+    ElboWeights w = weights(t);
+    if (starting) w.data = 0;
+    const Target now{starting ? static_cast<const LogDensity&>(*start) : target.prior, target.likelihood};
     const ElboEstimate e =
-        elbo_step(*flow, target, latents.at(t).normal({o_.batch, dim}, context_.dtype),
-                  densities.at(t), weights(t), context_.device);
+        elbo_step(*flow, now, latents.at(t).normal({o_.batch, dim}, context_.dtype),
+                  densities.at(t), w, context_.device);
     double norm = NAN;
     if (e.rows > 0) norm = adam.step(flow->flat_parameters(), flow->flat_grad(), learning_rate(t));
     const bool usable = e.rows > 0 && std::isfinite(norm);
@@ -304,7 +346,8 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
               o_.lambda_entropy * p.curves[kEntropy][t];
   const int64_t full_rate =
       o_.decay_from >= 0.3 ? static_cast<int64_t>(o_.decay_from * o_.steps) : o_.steps;
-  const Plateau plateau = find_plateau(loss, std::min(full_rate, p.step), o_.plateau_tolerance);
+  const Plateau plateau =
+      find_plateau(loss, std::min(full_rate, p.step), o_.plateau_tolerance, o_.plateau_relative);
   if (summary.status == Status::kMaxSteps && plateau.reached) summary.status = Status::kConverged;
 
   if (o_.ema > 0) flow->flat_parameters().copy_(adam.averaged(flow->flat_parameters()));
@@ -349,10 +392,14 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
       m = detail::concat("no usable density or gradient for 100 steps in a row, at step ", p.step);
       break;
     default:
-      m = std::isfinite(plateau.fall)
-              ? detail::concat("loss still falling: ", plateau.fall, " +- ", plateau.fall_error,
-                               " nats between the last two windows; more steps are needed")
-              : detail::concat("too few steps (", p.step, ") to judge convergence");
+      if (!std::isfinite(plateau.fall))
+        m = detail::concat("too few steps (", p.step, ") to judge convergence");
+      else if (plateau.significant)
+        m = detail::concat("loss still falling: ", plateau.fall, " +- ", plateau.fall_error,
+                           " nats between the last two windows; more steps are needed");
+      else
+        m = detail::concat("the loss is too noisy to tell a plateau: it fell by ", plateau.fall,
+                           " +- ", plateau.fall_error, " nats between the last two windows");
   }
   if (p.dropped > 0)
     m += detail::concat("; ", p.dropped, " draws of ", p.step * o_.batch,

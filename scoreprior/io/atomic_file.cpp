@@ -1,9 +1,11 @@
 #include "scoreprior/io/atomic_file.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -13,13 +15,38 @@
 namespace scoreprior::io {
 namespace fs = std::filesystem;
 
+namespace {
+
+constexpr const char* kWritingPrefix = ".writing-";
+
+// Temporary files of processes that were killed while they wrote.
+void remove_stale_temporaries(const fs::path& folder) {
+  std::error_code ec;
+  for (const auto& entry : fs::directory_iterator(folder, ec)) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind(kWritingPrefix, 0) != 0) continue;
+    const long process = std::strtol(name.c_str() + std::strlen(kWritingPrefix), nullptr, 10);
+    if (process > 0 && ::kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH)
+      fs::remove(entry.path(), ec);
+  }
+}
+
+// A device or a pipe, which must be written and not replaced.
+bool is_device(const fs::path& path) {
+  std::error_code ec;
+  return fs::exists(path, ec) && !fs::is_regular_file(path, ec) && !fs::is_directory(path, ec);
+}
+
+}  // namespace
+
 void write_atomically(const fs::path& path, const std::function<void(const fs::path&)>& write) {
+  if (is_device(path)) throw CannotCreateError("cannot write " + path.string() + ": it is not a regular file");
   const fs::path folder = path.parent_path().empty() ? fs::path(".") : path.parent_path();
   if (!fs::is_directory(folder))
     throw CannotCreateError("cannot write " + path.string() + ": the folder " + folder.string() +
                             " does not exist");
   // The extension is kept, since some libraries choose the format by it.
-  const fs::path temporary = folder / (".writing-" + std::to_string(::getpid()) + "-" +
+  const fs::path temporary = folder / (kWritingPrefix + std::to_string(::getpid()) + "-" +
                                        path.filename().string());
   std::error_code ignored;
   try {
@@ -41,8 +68,8 @@ void write_atomically(const fs::path& path, const std::function<void(const fs::p
 }
 
 void write_text(const fs::path& path, std::string_view text) {
-  write_atomically(path, [&](const fs::path& temporary) {
-    const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  const auto write = [&](const fs::path& file) {
+    const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0)
       throw CannotCreateError("cannot write " + path.string() + ": " + std::strerror(errno));
     size_t done = 0;
@@ -57,7 +84,9 @@ void write_text(const fs::path& path, std::string_view text) {
       done += static_cast<size_t>(n);
     }
     if (::close(fd) != 0) throw IoError("cannot write " + path.string() + ": " + std::strerror(errno));
-  });
+  };
+  if (is_device(path)) write(path);
+  else write_atomically(path, write);
 }
 
 void require_file(const fs::path& path, const std::string& what) {
@@ -87,6 +116,7 @@ void make_folder(const fs::path& path) {
                             (ec ? ": " + ec.message() : std::string(": a file is in the way")));
   if (::access(path.c_str(), W_OK) != 0)
     throw CannotCreateError("cannot write to the folder " + path.string() + ": " + std::strerror(errno));
+  remove_stale_temporaries(path);
 }
 
 }  // namespace scoreprior::io

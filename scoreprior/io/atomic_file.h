@@ -17,7 +17,8 @@ void write_text(const std::filesystem::path& path, std::string_view text);
 /// The whole file. Throws MissingFileError.
 std::string read_text(const std::filesystem::path& path);
 
-/// Creates a folder and its parents; CannotCreateError when that is impossible or it is not writable.
+/// Creates a folder and its parents, and removes temporary files that killed processes left in it; CannotCreateError
+/// when it cannot be made or is not writable.
 void make_folder(const std::filesystem::path& path);
 
 /// Throws MissingFileError "<what> <path> does not exist" unless it is a readable file.

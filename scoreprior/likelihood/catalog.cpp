@@ -2,9 +2,8 @@
 
 namespace scoreprior {
 
-#define SP_ENTRY(name, make, help)                                        \
-  std::unique_ptr<Likelihood> make(const Config&, const Observation&,     \
-                                   const LikelihoodContext&);
+#define SP_ENTRY(name, make, help) \
+  std::unique_ptr<Likelihood> make(const Config&, const Observation&, const LikelihoodContext&);
 #include "scoreprior/likelihood/catalog.def"
 #undef SP_ENTRY
 

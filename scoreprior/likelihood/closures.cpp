@@ -114,8 +114,8 @@ ClosureSet closures(const VisibilityTable& table, ClosureKind kind) {
 ClosureCovariance closure_covariance_from(const std::string& name) {
   if (name == "independent") return ClosureCovariance::kIndependent;
   if (name == "ehtim") return ClosureCovariance::kEhtim;
-  SP_CHECK(name == "exact", "closure_covariance",
-           "expected independent, ehtim or exact, got ", name);
+  SP_CHECK(name == "exact", "closure_covariance", "expected independent, ehtim or exact, got ",
+           name);
   return ClosureCovariance::kExact;
 }
 
@@ -189,8 +189,8 @@ void check_visibilities(const VisibilityTable& table) {
   for (size_t r = 0; r < table.rows.size(); ++r) {
     const VisibilityRow& row = table.rows[r];
     const std::string where = "visibility row " + std::to_string(r) + ": ";
-    if (!std::isfinite(row.vis.real()) || !std::isfinite(row.vis.imag()) ||
-        !std::isfinite(row.u) || !std::isfinite(row.v) || !std::isfinite(row.time))
+    if (!std::isfinite(row.vis.real()) || !std::isfinite(row.vis.imag()) || !std::isfinite(row.u) ||
+        !std::isfinite(row.v) || !std::isfinite(row.time))
       throw DataError(where + "time, u, v or visibility is not finite");
     if (!(row.sigma > 0) || !std::isfinite(row.sigma))
       throw DataError(where + "sigma must be positive and finite, got " +

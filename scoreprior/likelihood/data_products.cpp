@@ -39,8 +39,10 @@ class VisibilityProduct final : public DataProduct {
  public:
   VisibilityProduct(const VisibilityTable& table, at::ScalarType dtype, at::Device device) {
     const at::Tensor sigma = table_column(table, [](const VisibilityRow& r) { return r.sigma; });
-    re_ = table_column(table, [](const VisibilityRow& r) { return r.vis.real(); }).to(device, dtype);
-    im_ = table_column(table, [](const VisibilityRow& r) { return r.vis.imag(); }).to(device, dtype);
+    re_ =
+        table_column(table, [](const VisibilityRow& r) { return r.vis.real(); }).to(device, dtype);
+    im_ =
+        table_column(table, [](const VisibilityRow& r) { return r.vis.imag(); }).to(device, dtype);
     inverse_sigma_ = sigma.reciprocal().to(device, dtype);
     inverse_variance_ = sigma.square().reciprocal().to(device, dtype);
     log_constant_ = 2 * gaussian_constant(sigma);
@@ -67,9 +69,8 @@ class AmplitudeProduct final : public DataProduct {
  public:
   AmplitudeProduct(const VisibilityTable& table, at::ScalarType dtype, at::Device device) {
     const at::Tensor sigma = table_column(table, [](const VisibilityRow& r) { return r.sigma; });
-    data_ = at::tensor(amplitudes(table, Debias::kFloor), at::kDouble)
-                .unsqueeze(1)
-                .to(device, dtype);
+    data_ =
+        at::tensor(amplitudes(table, Debias::kFloor), at::kDouble).unsqueeze(1).to(device, dtype);
     inverse_sigma_ = sigma.reciprocal().to(device, dtype);
     log_constant_ = gaussian_constant(sigma);
   }
@@ -90,8 +91,9 @@ class AmplitudeProduct final : public DataProduct {
   double log_constant_;
 };
 
-/// Time stamps are padded to equal size, so that all of them are one batched product: t blocks of k closures over
-/// n baselines. A baseline belongs to one time stamp, which makes the transposed gather a gather too.
+/// Time stamps are padded to equal size, so that all of them are one batched product: t blocks of k
+/// closures over n baselines. A baseline belongs to one time stamp, which makes the transposed
+/// gather a gather too.
 class BlockClosureProduct final : public ClosureProduct {
  public:
   BlockClosureProduct(const VisibilityTable& table, ClosureKind kind, ClosureCovariance covariance,
@@ -137,8 +139,7 @@ class BlockClosureProduct final : public ClosureProduct {
         data_at[b][i] = debiased ? c.debiased : c.value;
         order[block.first + i] = b * k + i;
       }
-      const at::Tensor corner =
-          transform[b].narrow(0, 0, block.size).narrow(1, 0, block.size);
+      const at::Tensor corner = transform[b].narrow(0, 0, block.size).narrow(1, 0, block.size);
       if (von_mises_) {
         const at::Tensor d = data[b].narrow(0, 0, block.size);
         d.copy_(at::mv(block.transform, d));

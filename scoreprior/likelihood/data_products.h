@@ -1,5 +1,6 @@
 #pragma once
-/// The data products of interferometry as functions of the model visibilities. Each gives its misfit
+/// The data products of interferometry as functions of the model visibilities. Each gives its
+/// misfit
 ///   L = -log p(data | model) + const        [nats],  chi^2 = 2 L / N,
 /// its derivative by hand, and its residuals; N counts real numbers (a visibility is two).
 
@@ -17,10 +18,12 @@ namespace scoreprior {
 struct ModelVisibilities {
   at::Tensor re, im;
   at::Tensor power;      ///< |V|^2
-  at::Tensor inverse;    ///< 1/max(|V|^2, e^2) with e = 1e-6 sigma: keeps gradients finite where a model visibility is 0
+  at::Tensor inverse;    ///< 1/max(|V|^2, e^2) with e = 1e-6 sigma: keeps gradients finite where a
+                         ///< model visibility is 0
   at::Tensor amplitude;  ///< |V|
   at::Tensor phase;      ///< arg V
-  at::Tensor log_amplitude;  ///< ln|V|, continued below e by ln e + (|V|^2/e^2 - 1)/2 (once differentiable)
+  at::Tensor log_amplitude;  ///< ln|V|, continued below e by ln e + (|V|^2/e^2 - 1)/2 (once
+                             ///< differentiable)
 };
 /// floor2 = e^2, [M,1].
 ModelVisibilities model_visibilities(at::Tensor re, at::Tensor im, const at::Tensor& floor2);
@@ -59,10 +62,12 @@ std::unique_ptr<DataProduct> make_visibility_product(const VisibilityTable& tabl
 std::unique_ptr<DataProduct> make_amplitude_product(const VisibilityTable& table,
                                                     at::ScalarType dtype, at::Device device);
 
-/// Closures. With d, m the data and model closures of one time stamp, T and s' its transform and sigmas:
+/// Closures. With d, m the data and model closures of one time stamp, T and s' its transform and
+/// sigmas:
 ///   exact        phases: r = wrap(d - m); amplitudes: r = d - m;      L = r^T C^-1 r / 2
-///   ehtim        phases: L = sum (1 - cos(T d - T m))/s'^2, m wrapped; amplitudes: r = d - m with d debiased, as exact
-///   independent  phases: L = sum (1 - cos(d - m))/s^2;                 amplitudes: L = sum (d-m)^2 / (2 s^2)
+///   ehtim        phases: L = sum (1 - cos(T d - T m))/s'^2, m wrapped; amplitudes: r = d - m with
+///   d debiased, as exact independent  phases: L = sum (1 - cos(d - m))/s^2; amplitudes: L = sum
+///   (d-m)^2 / (2 s^2)
 /// The 1 - cos form is a von Mises law of concentration 1/s^2; its constant is that law's.
 class ClosureProduct : public DataProduct {
  public:

@@ -20,8 +20,7 @@ UvWeights uv_weights(const VisibilityTable& table, VisibilityWeighting weighting
   for (const VisibilityRow& row : table.rows) {
     out.u.push_back(row.u);
     out.v.push_back(row.v);
-    out.w.push_back(weighting == VisibilityWeighting::kUniform ? 1
-                                                               : 1 / (row.sigma * row.sigma));
+    out.w.push_back(weighting == VisibilityWeighting::kUniform ? 1 : 1 / (row.sigma * row.sigma));
   }
   return out;
 }

@@ -1,8 +1,8 @@
 /// gaussian: independent Gaussian noise on any forward model.
-///   log p(y|x) = -sum ((y - A x)/sigma)^2 / 2  [- sum ln(sigma sqrt(2 pi)) if normalized]     [nats]
-/// sigma is a number (the user's noise level; one real entry then has sigma * noise_scale of the forward model, i.e.
-/// sigma/sqrt(2) for complex measurements), or a file or the observation's own sigma: a scalar or one standard deviation
-/// per real entry, taken as it is.
+///   log p(y|x) = -sum ((y - A x)/sigma)^2 / 2  [- sum ln(sigma sqrt(2 pi)) if normalized] [nats]
+/// sigma is a number (the user's noise level; one real entry then has sigma * noise_scale of the
+/// forward model, i.e. sigma/sqrt(2) for complex measurements), or a file or the observation's own
+/// sigma: a scalar or one standard deviation per real entry, taken as it is.
 
 #include <ATen/ATen.h>
 
@@ -20,8 +20,7 @@ class GaussianLikelihood final : public Likelihood {
                      bool normalized, const LikelihoodContext& context)
       : forward_(std::move(forward)) {
     const at::Tensor s = sigma.expand_as(y);
-    if (normalized)
-      log_constant_ = -(s.log() + std::log(2 * M_PI) / 2).sum().item<double>();
+    if (normalized) log_constant_ = -(s.log() + std::log(2 * M_PI) / 2).sum().item<double>();
     y_ = y.to(context.device, context.dtype).unsqueeze(0);
     sigma_ = s.to(context.device, context.dtype).unsqueeze(0);
     inverse_sigma_ = s.reciprocal().to(context.device, context.dtype).unsqueeze(0);
@@ -56,9 +55,8 @@ class GaussianLikelihood final : public Likelihood {
   Observation simulate(const at::Tensor& x, const Rng& rng) const override {
     at::NoGradGuard no_grad;
     const at::Tensor clean = forward_->apply(x);
-    const at::Tensor noise = rng.split("noise")
-                                 .normal(Shape{1, y_.size(1)}, clean.scalar_type())
-                                 .to(clean.device());
+    const at::Tensor noise =
+        rng.split("noise").normal(Shape{1, y_.size(1)}, clean.scalar_type()).to(clean.device());
     Observation out;
     out.y = (clean + (noise * sigma_).reshape_as(clean)).squeeze(0);
     out.sigma = sigma_.reshape_as(clean).squeeze(0).clone();
@@ -79,9 +77,7 @@ class GaussianLikelihood final : public Likelihood {
   }
 
  private:
-  Shape measured(const at::Tensor& a) const {
-    return batched(a.size(0), forward_->output_shape());
-  }
+  Shape measured(const at::Tensor& a) const { return batched(a.size(0), forward_->output_shape()); }
   std::unique_ptr<ForwardModel> forward_;
   at::Tensor y_, sigma_, inverse_sigma_;  // [1,M]
   double log_constant_ = 0;

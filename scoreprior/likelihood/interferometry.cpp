@@ -143,8 +143,7 @@ std::pair<at::Tensor, at::Tensor> InterferometryLikelihood::evaluate(const at::T
 }
 
 at::Tensor InterferometryLikelihood::log_prob(const at::Tensor& x, const Rng&) const {
-  if (at::GradMode::is_enabled() && x.requires_grad())
-    return InterferometryLogProb::apply(x, this);
+  if (at::GradMode::is_enabled() && x.requires_grad()) return InterferometryLogProb::apply(x, this);
   return evaluate(x, false).first;
 }
 
@@ -154,8 +153,8 @@ std::pair<at::Tensor, at::Tensor> InterferometryLikelihood::value_and_score(cons
   return evaluate(x.detach(), true);
 }
 
-std::vector<std::pair<std::string, at::Tensor>> InterferometryLikelihood::terms(
-    const at::Tensor& x, const Rng&) const {
+std::vector<std::pair<std::string, at::Tensor>> InterferometryLikelihood::terms(const at::Tensor& x,
+                                                                                const Rng&) const {
   at::NoGradGuard no_grad;
   const ModelVisibilities m = model(x);
   std::vector<std::pair<std::string, at::Tensor>> out;
@@ -255,9 +254,8 @@ std::vector<DataFit> InterferometryLikelihood::data_fits(const at::Tensor& x) co
     triangles[site_names(table_, all[k], 3)].push_back(static_cast<int64_t>(k));
   std::vector<std::pair<std::string, std::vector<int64_t>>> sorted(triangles.begin(),
                                                                    triangles.end());
-  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
-    return a.second.size() > b.second.size();
-  });
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const auto& a, const auto& b) { return a.second.size() > b.second.size(); });
   const size_t whole = out.size() - (logcamp_->size() > 0 ? 2 : 1);  // the "cphase" entry
   for (size_t i = 0; i < std::min(kTrianglePlots, sorted.size()); ++i) {
     const DataFit& from = out[whole];
@@ -293,12 +291,12 @@ std::unique_ptr<Likelihood> make_interferometry(const Config& config, const Obse
     need(options.image_size > 0, "image_size", "is not known from a prior and must be given");
     shape = {1, options.image_size, options.image_size};
   }
-  need(options.image_size == 0 || (options.image_size == shape[1] && options.image_size == shape[2]),
-       "image_size", "differs from the image " + to_string(shape));
+  need(
+      options.image_size == 0 || (options.image_size == shape[1] && options.image_size == shape[2]),
+      "image_size", "differs from the image " + to_string(shape));
   if (shape[0] != 1)
     config.fail("", "interferometry needs images of one channel, got " + to_string(shape));
-  if (!data.visibilities)
-    throw DataError("[interferometry] the observation has no visibilities");
+  if (!data.visibilities) throw DataError("[interferometry] the observation has no visibilities");
   return std::make_unique<InterferometryLikelihood>(*data.visibilities, options, shape[1], shape[2],
                                                     context.dtype, context.device);
 }

@@ -13,7 +13,8 @@
 
 namespace scoreprior {
 
-/// Reduced chi^2 per data product, each [B]: {"chi2_cphase", ...}. Conventions are the product's own and documented there.
+/// Reduced chi^2 per data product, each [B]: {"chi2_cphase", ...}. Conventions are the product's
+/// own and documented there.
 using ChiSquares = std::vector<std::pair<std::string, at::Tensor>>;
 
 /// Points of one data product for data-fit plots.
@@ -31,17 +32,18 @@ class Likelihood : public LogDensity {
   virtual ChiSquares chi2(const at::Tensor& x) const = 0;
   /// A new observation of the images x [1,C,H,W] with fresh noise.
   virtual Observation simulate(const at::Tensor& x, const Rng& rng) const = 0;
-  /// [1,C,H,W] naive picture of the data (zero-filled inverse, dirty image), undefined if there is none.
+  /// [1,C,H,W] naive picture of the data (zero-filled inverse, dirty image), undefined if there is
+  /// none.
   virtual at::Tensor naive_image() const { return {}; }
   virtual std::vector<DataFit> data_fits(const at::Tensor& x) const { return {}; }
 };
 
 struct LikelihoodContext {
-  Shape image_shape;                      ///< {C,H,W} of the unknown image
+  Shape image_shape;  ///< {C,H,W} of the unknown image
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
-  Config forward;                         ///< the [forward] table
-  ArrayReader read_array = {};            ///< reads the files that [likelihood] and [forward] name
+  Config forward;               ///< the [forward] table
+  ArrayReader read_array = {};  ///< reads the files that [likelihood] and [forward] name
 };
 
 const Catalog<Likelihood, const Observation&, const LikelihoodContext&>& likelihoods();

@@ -22,6 +22,9 @@ void ScoreNet::load(const std::map<std::string, at::Tensor>& weights, const std:
                       ", the network has " + shape_text(target));
   }
   for (const auto& [name, value] : weights)
+    if (value.is_floating_point() && !at::isfinite(value).all().item<bool>())
+      throw DataError(file + ": tensor \"" + name + "\" has values that are not finite");
+  for (const auto& [name, value] : weights)
     if (!own.count(name))
       throw DataError(file + ": tensor \"" + name + "\" " + shape_text(value) +
                       " does not belong to this network");

@@ -48,7 +48,8 @@ at::Tensor weighted_norm(const State& error, const State& a, const State& b, dou
   return worst.to(at::kCPU, at::kDouble).contiguous();
 }
 
-// The stages after k[0]; the last argument becomes y_new for methods whose last stage is the next first.
+// The stages after k[0]; the last argument becomes y_new for methods whose last stage is the next
+// first.
 State take_step(const Rhs& f, const Tableau& m, const State& y, const std::vector<double>& t,
                 const std::vector<double>& h, const at::Tensor& rows, std::vector<State>& k) {
   const at::Tensor step = times_like(h, y[0]);
@@ -220,8 +221,9 @@ Solution integrate(const Rhs& f, State y, double t0, double t1, const OdeOptions
            m.name);
   SP_CHECK(o.rtol >= 0 && o.atol >= 0 && o.rtol + o.atol > 0, "ode",
            "expected positive tolerances, got rtol ", o.rtol, ", atol ", o.atol);
-  o.rtol = std::max(o.rtol, 10 * (y[0].scalar_type() == at::kFloat ? double{std::numeric_limits<float>::epsilon()}
-                                                                   : std::numeric_limits<double>::epsilon()));
+  o.rtol = std::max(
+      o.rtol, 10 * (y[0].scalar_type() == at::kFloat ? double{std::numeric_limits<float>::epsilon()}
+                                                     : std::numeric_limits<double>::epsilon()));
 
   const int64_t batch = y[0].size(0);
   Solution s;
@@ -256,7 +258,7 @@ Solution integrate(const Rhs& f, State y, double t0, double t1, const OdeOptions
 
   const double order = m.error_order + 1;
   const double smallest = 8 * std::numeric_limits<double>::epsilon();
-  std::vector<State> arrived;       // states of images that left the batch
+  std::vector<State> arrived;  // states of images that left the batch
   std::vector<int64_t> arrived_ids;
   while (!active.empty()) {
     std::vector<double> t, h;

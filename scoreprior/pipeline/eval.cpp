@@ -32,7 +32,15 @@ io::Arrays evaluate(const std::string& component, const EvalRequest& request) {
   for (const auto& c : eval_components()) {
     known.push_back(c.name);
     if (c.name != component) continue;
-    io::Arrays out = c.evaluate(request);
+    io::Arrays out;
+    try {
+      out = c.evaluate(request);
+    } catch (const std::invalid_argument& e) {  // the arrays are the user's
+      throw DataError("eval " + component + ": " + e.what());
+    } catch (const c10::Error& e) {
+      const std::string why = e.what_without_backtrace();
+      throw DataError("eval " + component + ": the arrays do not fit: " + why.substr(0, why.find('\n')));
+    }
     request.config.require_all_used();
     for (const auto& name : request.out)
       if (!out.count(name)) throw UsageError("eval " + component + " has no output \"" + name + "\"");

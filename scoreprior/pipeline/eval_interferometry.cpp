@@ -29,19 +29,22 @@ at::Tensor closure_array(const ClosureSet& set, double Closure::*member, double 
 at::Tensor block_sigmas(const VisibilityTable& table, const ClosureSet& set,
                         ClosureCovariance covariance, double unit) {
   std::vector<at::Tensor> parts = {at::zeros({0}, at::kDouble)};
-  for (const ClosureBlock& b : closure_blocks(table, set, covariance)) parts.push_back(b.sigma * unit);
+  for (const ClosureBlock& b : closure_blocks(table, set, covariance))
+    parts.push_back(b.sigma * unit);
   return at::cat(parts);
 }
 
 }  // namespace
 
 /// Tables of the file's products, and models, chi^2 [B] and d chi^2/dx [B,1,H,W] of the images x.
-/// Phases of the data and their sigmas are in degrees, model phases in radians. The products *_diag use `closure_covariance`.
+/// Phases of the data and their sigmas are in degrees, model phases in radians. The products *_diag
+/// use `closure_covariance`.
 io::Arrays eval_interferometry(const EvalRequest& request) {
   const Config config = request.config.table("likelihood");
   config.get<std::string>("name", "interferometry");
-  const VisibilityTable table = prepare(io::read_uvfits(config.get<std::filesystem::path>("uvfits")),
-                                        config.read<VisibilityOptions>());
+  const VisibilityTable table =
+      prepare(io::read_uvfits(config.get<std::filesystem::path>("uvfits")),
+              config.read<VisibilityOptions>());
   check_visibilities(table);
   const auto options = config.read<InterferometryOptions>();
   const ClosureCovariance covariance = closure_covariance_from(
@@ -55,8 +58,9 @@ io::Arrays eval_interferometry(const EvalRequest& request) {
   out["obs_u"] = table_array(table, [](const VisibilityRow& r) { return r.u; });
   out["obs_v"] = table_array(table, [](const VisibilityRow& r) { return r.v; });
   out["obs_time"] = table_array(table, [](const VisibilityRow& r) { return r.time; });
-  out["obs_vis"] = at::complex(table_array(table, [](const VisibilityRow& r) { return r.vis.real(); }),
-                               table_array(table, [](const VisibilityRow& r) { return r.vis.imag(); }));
+  out["obs_vis"] =
+      at::complex(table_array(table, [](const VisibilityRow& r) { return r.vis.real(); }),
+                  table_array(table, [](const VisibilityRow& r) { return r.vis.imag(); }));
   out["obs_sigma"] = table_array(table, [](const VisibilityRow& r) { return r.sigma; });
   out["amp"] = at::tensor(amplitudes(table, Debias::kFloor), at::kDouble);
   out["amp_sigma"] = out["obs_sigma"];
@@ -70,7 +74,8 @@ io::Arrays eval_interferometry(const EvalRequest& request) {
 
   const at::Tensor x = request.input("x");
   if (x.dim() != 4 || x.size(1) != 1) throw DataError("x must be [B,1,H,W]");
-  if (options.image_size != 0 && (x.size(2) != options.image_size || x.size(3) != options.image_size))
+  if (options.image_size != 0 &&
+      (x.size(2) != options.image_size || x.size(3) != options.image_size))
     throw DataError("x is not " + std::to_string(options.image_size) + " pixels wide and high");
   const SkyGrid grid = make_sky_grid(x.size(2), x.size(3), options.fov_uas);
   const double scale = image_flux_scale(options, table, grid);
@@ -90,7 +95,8 @@ io::Arrays eval_interferometry(const EvalRequest& request) {
     const double to_chi2 = 2.0 / static_cast<double>(product.size());
     const auto gradient = misfit.gradient.parts(model);
     out["chi2_" + name] = misfit.value * to_chi2;
-    out["grad_" + name] = transform.adjoint_parts(gradient.first, gradient.second) * (to_chi2 * scale);
+    out["grad_" + name] =
+        transform.adjoint_parts(gradient.first, gradient.second) * (to_chi2 * scale);
   };
   const auto closure = [&](ClosureKind kind, ClosureCovariance c) {
     return make_closure_product(table, kind, c, request.dtype, request.device);

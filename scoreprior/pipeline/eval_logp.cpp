@@ -9,13 +9,15 @@
 namespace scoreprior {
 namespace {
 
-// The images and what belongs to them in the model's event shape: analytic laws may be written for flat vectors.
+// The images and what belongs to them in the model's event shape: analytic laws may be written for
+// flat vectors.
 class LogpInputs {
  public:
-  LogpInputs(const EvalRequest& r, const ScoreModel& model) : r_(r), event_(model.event_shape()), x_(r.input("x")) {
+  LogpInputs(const EvalRequest& r, const ScoreModel& model)
+      : r_(r), event_(model.event_shape()), x_(r.input("x")) {
     if (x_.dim() < 2 || x_.numel() != x_.size(0) * numel(event_))
-      throw DataError("eval logp: expected x [B,C,H,W] for a model of images " + to_string(event_) + ", got " +
-                      to_string(x_.sizes().vec()));
+      throw DataError("eval logp: expected x [B,C,H,W] for a model of images " + to_string(event_) +
+                      ", got " + to_string(x_.sizes().vec()));
   }
   at::Tensor x() const { return x_.reshape(batched(x_.size(0), event_)); }
   /// Input `name` [lead...,event...] with `lead` leading axes.
@@ -24,11 +26,14 @@ class LogpInputs {
     Shape shape(a.sizes().begin(), a.sizes().begin() + std::min<int64_t>(lead, a.dim()));
     shape.insert(shape.end(), event_.begin(), event_.end());
     if (a.dim() < lead || numel(shape) != a.numel())
-      throw DataError("eval logp: " + name + " " + to_string(a.sizes().vec()) + " does not hold images " + to_string(event_));
+      throw DataError("eval logp: " + name + " " + to_string(a.sizes().vec()) +
+                      " does not hold images " + to_string(event_));
     return a.reshape(shape);
   }
   at::Tensor like_x(const at::Tensor& a) const { return a.reshape(x_.sizes()); }
-  Rng rng() const { return Rng(static_cast<uint64_t>(r_.config.get<int64_t>("seed", 0))).split("eval.logp"); }
+  Rng rng() const {
+    return Rng(static_cast<uint64_t>(r_.config.get<int64_t>("seed", 0))).split("eval.logp");
+  }
 
  private:
   const EvalRequest& r_;
@@ -68,7 +73,8 @@ io::Arrays eval_score_elbo(const EvalRequest& r, const Config& prior, const Scor
   return out;
 }
 
-// The probability-flow value with probes [n,C,H,W] from outside (shared by the images), or with its own.
+// The probability-flow value with probes [n,C,H,W] from outside (shared by the images), or with its
+// own.
 io::Arrays eval_score_ode(const EvalRequest& r, const Config& prior, const ScoreModel& model) {
   const auto options = prior.read<ProbabilityFlowOptions>();
   check_options(prior, options);
@@ -76,8 +82,10 @@ io::Arrays eval_score_ode(const EvalRequest& r, const Config& prior, const Score
   const at::Tensor x = inputs.x();
   const at::Tensor probes = r.has("probes") ? inputs.images("probes", 1).unsqueeze(1)
                                             : draw_probes(model, options, x.size(0), inputs.rng());
-  const ProbabilityFlow flow = probability_flow_log_prob(model, options, x, probes, r.wants("grad"));
-  if (flow.summary.status != Status::kConverged) throw DataError("eval logp: " + flow.summary.message);
+  const ProbabilityFlow flow =
+      probability_flow_log_prob(model, options, x, probes, r.wants("grad"));
+  if (flow.summary.status != Status::kConverged)
+    throw DataError("eval logp: " + flow.summary.message);
   const at::Tensor prior_term = model.sde().prior_log_prob(flow.latent);
   io::Arrays out;
   out["logp"] = flow.log_prob;
@@ -92,7 +100,8 @@ struct LogpMethod {
   const char* name;
   io::Arrays (*evaluate)(const EvalRequest&, const Config& prior, const ScoreModel&);
 };
-constexpr LogpMethod kLogpMethods[] = {{"score_elbo", eval_score_elbo}, {"score_ode", eval_score_ode}};
+constexpr LogpMethod kLogpMethods[] = {{"score_elbo", eval_score_elbo},
+                                       {"score_ode", eval_score_ode}};
 
 }  // namespace
 

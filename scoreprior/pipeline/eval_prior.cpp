@@ -8,7 +8,8 @@ namespace scoreprior {
 
 io::Arrays eval_prior(const EvalRequest& r) {
   const at::Tensor x = r.input("x");
-  if (x.dim() < 2) throw DataError("eval prior: expected x [B,C,H,W], got " + to_string(x.sizes().vec()));
+  if (x.dim() < 2)
+    throw DataError("eval prior: expected x [B,C,H,W], got " + to_string(x.sizes().vec()));
   PriorContext context;
   context.image_shape = Shape(x.sizes().begin() + 1, x.sizes().end());
   context.dtype = r.dtype;

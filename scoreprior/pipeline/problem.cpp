@@ -44,7 +44,10 @@ at::Tensor load_truth(const std::filesystem::path& path, const Shape& shape,
     throw DataError(path.string() + ": the truth has the shape " +
                     to_string(Shape(truth.sizes().begin(), truth.sizes().end())) + ", expected " +
                     to_string(shape));
-  return truth.to(at::kDouble);
+  truth = truth.to(at::kDouble);
+  if (!at::isfinite(truth).all().item<bool>())
+    throw DataError(path.string() + ": the truth has pixels that are not finite");
+  return truth;
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 
 namespace scoreprior {
 
-#define SP_ENTRY(name, make, help) std::unique_ptr<LogDensity> make(const Config&, const PriorContext&);
+#define SP_ENTRY(name, make, help) \
+  std::unique_ptr<LogDensity> make(const Config&, const PriorContext&);
 #include "scoreprior/priors/catalog.def"
 #undef SP_ENTRY
 

@@ -1,6 +1,7 @@
-/** center: centre of light in the middle of the image; closure quantities do not fix the position [Sun21].
- *  log p(x) = -weight/2 ( (r - (H-1)/2)^2 + (c - (W-1)/2)^2 )   [pixels^2],
- *  (r, c) = intensity-weighted mean row and column over all channels. Undefined (NaN) for images of zero total flux. */
+/** center: centre of light in the middle of the image; closure quantities do not fix the position
+ * [Sun21]. log p(x) = -weight/2 ( (r - (H-1)/2)^2 + (c - (W-1)/2)^2 )   [pixels^2], (r, c) =
+ * intensity-weighted mean row and column over all channels. Undefined (NaN) for images of zero
+ * total flux. */
 #include <ATen/ATen.h>
 
 #include "scoreprior/priors/penalty.h"
@@ -27,7 +28,8 @@ class CenterPenalty final : public Penalty {
 
 std::unique_ptr<LogDensity> make_center_prior(const Config& config, const PriorContext& context) {
   const auto o = config.read<PenaltyOptions>();
-  return std::make_unique<CenterPenalty>(penalty_shape(config, context), checked_weight(config, o.weight));
+  return std::make_unique<CenterPenalty>(penalty_shape(config, context),
+                                         checked_weight(config, o.weight));
 }
 
 }  // namespace scoreprior

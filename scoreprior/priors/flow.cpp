@@ -1,6 +1,7 @@
-/** flow: weight times log q(x) = log N(z; 0, I) + log |dz/dx|, z = flow^-1(x), of a normalising flow from a weight file.
- *  `weights` is a .safetensors file, [prior.flow] the flow (name = realnvp | gaussian_diagonal | gaussian_low_rank and its
- *  options). Exact and normalised; batch statistics are the stored ones. Cost: one pass through the couplings. */
+/** flow: weight times log q(x) = log N(z; 0, I) + log |dz/dx|, z = flow^-1(x), of a normalising
+ * flow from a weight file. `weights` is a .safetensors file, [prior.flow] the flow (name = realnvp
+ * | gaussian_diagonal | gaussian_low_rank and its options). Exact and normalised; batch statistics
+ * are the stored ones. Cost: one pass through the couplings. */
 #include <ATen/ATen.h>
 
 #include <filesystem>
@@ -15,8 +16,8 @@ namespace {
 
 constexpr double kBatchNormEps = 1e-2;  // [Sun21]
 
-// The image-to-latent pass of RealNvp in operations that autograd knows; RealNvp::inverse itself is a fused kernel
-// without a gradient in x.
+// The image-to-latent pass of RealNvp in operations that autograd knows; RealNvp::inverse itself is
+// a fused kernel without a gradient in x.
 class RealNvpInverse {
  public:
   explicit RealNvpInverse(const RealNvp& flow) : o_(flow.options()), w_(flow.named_tensors()) {}
@@ -48,7 +49,9 @@ class RealNvpInverse {
     const at::Tensor a = x.slice(1, 0, kept), b = x.slice(1, kept);
     at::Tensor h = a;
     for (const char* i : {"0", "1"}) {
-      h = at::leaky_relu(at::linear(h, w_.at(net + ".dense" + i + ".weight"), w_.at(net + ".dense" + i + ".bias")), 0.01);
+      h = at::leaky_relu(
+          at::linear(h, w_.at(net + ".dense" + i + ".weight"), w_.at(net + ".dense" + i + ".bias")),
+          0.01);
       if (!o_.batch_norm) continue;
       const std::string bn = net + ".bn" + i;
       h = (h - w_.at(bn + ".running_mean")) * (w_.at(bn + ".running_var") + kBatchNormEps).rsqrt();
@@ -89,7 +92,8 @@ class FlowPrior final : public LogDensity {
     check_batched("flow prior", "x", x, shape_);
     const at::Tensor flat = x.flatten(1);
     const bool graph = x.requires_grad() && at::GradMode::is_enabled();
-    const Flow::Sample latent = graph && differentiable_ ? (*differentiable_)(flat) : flow_->inverse(flat);
+    const Flow::Sample latent =
+        graph && differentiable_ ? (*differentiable_)(flat) : flow_->inverse(flat);
     return (base_log_prob(latent.x) + latent.log_det) * weight_;
   }
 
@@ -105,7 +109,8 @@ class FlowPrior final : public LogDensity {
 std::unique_ptr<LogDensity> make_flow_prior(const Config& config, const PriorContext& context) {
   const auto o = config.read<FlowPriorOptions>();
   checked_weight(config, o.weight);
-  if (o.weights.empty()) config.fail("weights", "a flow prior needs `weights = \"flow.safetensors\"`");
+  if (o.weights.empty())
+    config.fail("weights", "a flow prior needs `weights = \"flow.safetensors\"`");
   FlowContext flow_context;
   flow_context.dim = context.image_shape.empty() ? 0 : numel(context.image_shape);
   flow_context.dtype = context.dtype;

@@ -1,5 +1,6 @@
-/** flux: total flux near a target [Sun21].   log p(x) = -weight (sum x - target_flux)^2,   sum over C, H, W, in the units
- *  of the image (Jy for sky images). weight = 1 / (2 sigma_flux^2) is a normal law for the total flux. */
+/** flux: total flux near a target [Sun21].   log p(x) = -weight (sum x - target_flux)^2,   sum over
+ * C, H, W, in the units of the image (Jy for sky images). weight = 1 / (2 sigma_flux^2) is a normal
+ * law for the total flux. */
 #include <ATen/ATen.h>
 
 #include "scoreprior/priors/penalty.h"
@@ -19,8 +20,11 @@ struct FluxOptions {
 
 class FluxPenalty final : public Penalty {
  public:
-  FluxPenalty(Shape shape, const FluxOptions& o) : Penalty(std::move(shape), o.weight), target_(o.target_flux) {}
-  at::Tensor penalty(const at::Tensor& x) const override { return (sum_event(x) - target_).square(); }
+  FluxPenalty(Shape shape, const FluxOptions& o)
+      : Penalty(std::move(shape), o.weight), target_(o.target_flux) {}
+  at::Tensor penalty(const at::Tensor& x) const override {
+    return (sum_event(x) - target_).square();
+  }
 
  private:
   double target_;

@@ -17,7 +17,8 @@ class L1Penalty final : public Penalty {
 
 std::unique_ptr<LogDensity> make_l1_prior(const Config& config, const PriorContext& context) {
   const auto o = config.read<PenaltyOptions>();
-  return std::make_unique<L1Penalty>(penalty_shape(config, context), checked_weight(config, o.weight));
+  return std::make_unique<L1Penalty>(penalty_shape(config, context),
+                                     checked_weight(config, o.weight));
 }
 
 }  // namespace scoreprior

@@ -13,8 +13,9 @@ at::Tensor Penalty::log_prob(const at::Tensor& x, const Rng&) const {
 
 Shape penalty_shape(const Config& config, const PriorContext& context) {
   if (context.image_shape.size() != 3)
-    config.fail("name", "this prior takes its image size from elsewhere: a score model, a forward model or "
-                        "data must come first");
+    config.fail("name",
+                "this prior takes its image size from elsewhere: a score model, a forward model or "
+                "data must come first");
   return context.image_shape;
 }
 

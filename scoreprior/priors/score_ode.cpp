@@ -1,11 +1,13 @@
-/** score_ode: a score model as prior through the probability-flow ODE [Song21, Feng23], see diffusion/probability_flow.h.
- *  log_prob is weight times the density at t0, exact up to the solver's tolerance (trace = exact) or unbiased in the trace
- *  (trace = hutchinson, probes from the rng that is passed). An image whose solver does not arrive has log p = NaN.
- *  [prior.score] names the model. Cost: some 100 evaluations of the network and its vector-Jacobian product for a value, two
- *  to three times as much with the gradient. */
+/** score_ode: a score model as prior through the probability-flow ODE [Song21, Feng23], see
+ * diffusion/probability_flow.h. log_prob is weight times the density at t0, exact up to the
+ * solver's tolerance (trace = exact) or unbiased in the trace (trace = hutchinson, probes from the
+ * rng that is passed). An image whose solver does not arrive has log p = NaN. [prior.score] names
+ * the model. Cost: some 100 evaluations of the network and its vector-Jacobian product for a value,
+ * two to three times as much with the gradient. */
 #include <ATen/ATen.h>
 
 #include "scoreprior/diffusion/probability_flow.h"
+#include "scoreprior/diffusion/model_file.h"
 #include "scoreprior/priors/penalty.h"
 
 namespace scoreprior {
@@ -28,25 +30,30 @@ class ScoreOde final : public LogDensity {
 
   /// Differentiable once: the gradient is the adjoint's, attached to the value.
   at::Tensor log_prob(const at::Tensor& x, const Rng& rng) const override {
-    if (!(x.requires_grad() && at::GradMode::is_enabled())) return solve(x, rng, false).log_prob * options_.weight;
+    if (!(x.requires_grad() && at::GradMode::is_enabled()))
+      return solve(x, rng, false).log_prob * options_.weight;
     const auto [value, score] = value_and_score(x, rng);
     return value + sum_event((x - x.detach()) * score);
   }
 
-  std::pair<at::Tensor, at::Tensor> value_and_score(const at::Tensor& x, const Rng& rng) const override {
+  std::pair<at::Tensor, at::Tensor> value_and_score(const at::Tensor& x,
+                                                    const Rng& rng) const override {
     const ProbabilityFlow flow = solve(x, rng, true);
     return {flow.log_prob * options_.weight, flow.grad * options_.weight};
   }
 
-  std::vector<std::pair<std::string, at::Tensor>> terms(const at::Tensor& x, const Rng& rng) const override {
+  std::vector<std::pair<std::string, at::Tensor>> terms(const at::Tensor& x,
+                                                        const Rng& rng) const override {
     const ProbabilityFlow flow = solve(x, rng, false);
     const at::Tensor prior = model_->sde().prior_log_prob(flow.latent);
-    return {{"score_ode.prior", prior * options_.weight}, {"score_ode.volume", (flow.log_prob - prior) * options_.weight}};
+    return {{"score_ode.prior", prior * options_.weight},
+            {"score_ode.volume", (flow.log_prob - prior) * options_.weight}};
   }
 
  private:
   ProbabilityFlow solve(const at::Tensor& x, const Rng& rng, bool with_grad) const {
-    return probability_flow_log_prob(*model_, options_, x, draw_probes(*model_, options_, x.size(0), rng), with_grad);
+    return probability_flow_log_prob(*model_, options_, x,
+                                     draw_probes(*model_, options_, x.size(0), rng), with_grad);
   }
 
   std::unique_ptr<ScoreModel> model_;
@@ -61,8 +68,9 @@ std::unique_ptr<LogDensity> make_score_ode(const Config& config, const PriorCont
   check_options(config, o);
   auto model = make_score_model(config.table("score"), context.dtype, context.device);
   if (!context.image_shape.empty() && context.image_shape != model->event_shape())
-    config.fail("score", "the score model is for images " + to_string(model->event_shape()) + ", the problem has " +
-                             to_string(context.image_shape));
+    config.fail("score", "the score model is for images " + to_string(model->event_shape()) +
+                             ", the problem has " + to_string(context.image_shape));
+  check_model_images("the score model", model->event_shape(), model->range(), model->event_shape(), context.range);
   return std::make_unique<ScoreOde>(std::move(model), o);
 }
 

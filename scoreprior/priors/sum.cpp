@@ -1,5 +1,5 @@
-/** sum: log p(x) = sum over sub-tables of their log p(x). Each sub-table is a prior with its own `weight`; its `name`
- *  defaults to the table's key:
+/** sum: log p(x) = sum over sub-tables of their log p(x). Each sub-table is a prior with its own
+ * `weight`; its `name` defaults to the table's key:
  *
  *    [prior]
  *    name = "sum"
@@ -11,8 +11,8 @@
  *    name = "flux"
  *    target_flux = 2.3
  *
- *  A prior that knows the image size (score model, flow) must stand before those that do not, unless the problem says it.
- *  Stochastic terms draw from the stream named after their key. */
+ *  A prior that knows the image size (score model, flow) must stand before those that do not,
+ * unless the problem says it. Stochastic terms draw from the stream named after their key. */
 #include <ATen/ATen.h>
 
 #include "scoreprior/priors/prior.h"
@@ -38,7 +38,8 @@ class SumPrior final : public LogDensity {
     return total;
   }
 
-  std::pair<at::Tensor, at::Tensor> value_and_score(const at::Tensor& x, const Rng& rng) const override {
+  std::pair<at::Tensor, at::Tensor> value_and_score(const at::Tensor& x,
+                                                    const Rng& rng) const override {
     std::pair<at::Tensor, at::Tensor> total;
     for (const auto& t : terms_) {
       const auto [value, score] = t.density->value_and_score(x, rng.split(t.key));
@@ -48,10 +49,12 @@ class SumPrior final : public LogDensity {
     return total;
   }
 
-  std::vector<std::pair<std::string, at::Tensor>> terms(const at::Tensor& x, const Rng& rng) const override {
+  std::vector<std::pair<std::string, at::Tensor>> terms(const at::Tensor& x,
+                                                        const Rng& rng) const override {
     at::NoGradGuard off;
     std::vector<std::pair<std::string, at::Tensor>> parts;
-    for (const auto& t : terms_) parts.emplace_back(t.key, t.density->log_prob(x, rng.split(t.key)));
+    for (const auto& t : terms_)
+      parts.emplace_back(t.key, t.density->log_prob(x, rng.split(t.key)));
     return parts;
   }
 
@@ -70,8 +73,8 @@ std::unique_ptr<LogDensity> make_sum_prior(const Config& config, const PriorCont
     auto density = priors().make(table, key, context);
     if (context.image_shape.empty()) context.image_shape = density->event_shape();
     if (density->event_shape() != context.image_shape)
-      table.fail("", "this prior is for images " + to_string(density->event_shape()) + ", the others for " +
-                         to_string(context.image_shape));
+      table.fail("", "this prior is for images " + to_string(density->event_shape()) +
+                         ", the others for " + to_string(context.image_shape));
     terms.push_back({key, std::move(density)});
   }
   if (terms.empty()) config.fail("name", "a sum needs sub-tables, e.g. [prior.tv]");

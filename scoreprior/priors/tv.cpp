@@ -1,6 +1,6 @@
 /** tv: anisotropic total variation [Rudin92, Sun21].
- *  log p(x) = -weight ( mean |x[h+1,w] - x[h,w]| + mean |x[h,w+1] - x[h,w]| ),   each mean over its own difference image.
- *  The score is 0 where neighbours agree. */
+ *  log p(x) = -weight ( mean |x[h+1,w] - x[h,w]| + mean |x[h,w+1] - x[h,w]| ),   each mean over its
+ * own difference image. The score is 0 where neighbours agree. */
 #include <ATen/ATen.h>
 
 #include "scoreprior/priors/penalty.h"
@@ -20,7 +20,8 @@ class TvPenalty final : public Penalty {
 
 std::unique_ptr<LogDensity> make_tv_prior(const Config& config, const PriorContext& context) {
   const auto o = config.read<PenaltyOptions>();
-  return std::make_unique<TvPenalty>(penalty_shape(config, context), checked_weight(config, o.weight));
+  return std::make_unique<TvPenalty>(penalty_shape(config, context),
+                                     checked_weight(config, o.weight));
 }
 
 }  // namespace scoreprior

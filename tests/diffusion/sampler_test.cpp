@@ -31,16 +31,17 @@ class PlaneMixture : public ScoreModel {
   PlaneMixture(std::unique_ptr<Sde> sde, at::Tensor weights, at::Tensor means, at::Tensor sigmas)
       : sde_(std::move(sde)), log_w_(weights.log()), means_(means), var_(sigmas.square()) {}
   explicit PlaneMixture(const GoldenCase& g)
-      : PlaneMixture(golden_sde(g.config().at("sde"), false), g.array("mix_weights"), g.array("mix_means"),
-                     g.array("mix_sigmas")) {}
+      : PlaneMixture(golden_sde(g.config().at("sde"), false), g.array("mix_weights"),
+                     g.array("mix_means"), g.array("mix_sigmas")) {}
   const Sde& sde() const override { return *sde_; }
   Shape event_shape() const override { return {2}; }
   at::ScalarType dtype() const override { return at::kDouble; }
   at::Device device() const override { return at::kCPU; }
   at::Tensor score(const at::Tensor& x, const at::Tensor& t) const override {
-    const at::Tensor a = sde_->mean_coeff(t).reshape({-1, 1}), s2 = sde_->std(t).square().reshape({-1, 1});
-    const at::Tensor v = a.square() * var_ + s2;                                      // [B,K]
-    const at::Tensor d = a.unsqueeze(2) * means_.unsqueeze(0) - x.unsqueeze(1);       // [B,K,2]
+    const at::Tensor a = sde_->mean_coeff(t).reshape({-1, 1}),
+                     s2 = sde_->std(t).square().reshape({-1, 1});
+    const at::Tensor v = a.square() * var_ + s2;                                 // [B,K]
+    const at::Tensor d = a.unsqueeze(2) * means_.unsqueeze(0) - x.unsqueeze(1);  // [B,K,2]
     const at::Tensor r = (log_w_ - v.log() - d.square().sum(2) / (2 * v)).softmax(1);
     return (d * (r / v).unsqueeze(2)).sum(1);
   }
@@ -69,11 +70,14 @@ TEST_P(SamplerSteps, MatchGolden) {
     bool flow;
   };
   int seen = 0;
-  for (const P p : {P{"euler_maruyama", "euler_maruyama", false}, P{"reverse_diffusion", "reverse_diffusion", false},
-                    P{"reverse_diffusion_pf", "reverse_diffusion", true}, P{"ancestral_sampling", "ancestral", false}}) {
+  for (const P p : {P{"euler_maruyama", "euler_maruyama", false},
+                    P{"reverse_diffusion", "reverse_diffusion", false},
+                    P{"reverse_diffusion_pf", "reverse_diffusion", true},
+                    P{"ancestral_sampling", "ancestral", false}}) {
     if (!g.has(std::string(p.file) + "_x")) continue;
     const SamplerUpdate u = predictor_update(*sde, p.name, x, t, s, z, n, p.flow);
-    EXPECT_LT(relative_error(u.x, g.array(std::string(p.file) + "_x")), 1e-10) << p.file;  // manifest limit
+    EXPECT_LT(relative_error(u.x, g.array(std::string(p.file) + "_x")), 1e-10)
+        << p.file;  // manifest limit
     EXPECT_LT(relative_error(u.mean, g.array(std::string(p.file) + "_x_mean")), 1e-10) << p.file;
     ++seen;
   }
@@ -125,10 +129,13 @@ TEST_P(ChainMoments, MatchGolden) {
   const double reference = g.config().at("n_samples_reference");
   const double spread = 5 / std::sqrt(double(n)) + 5 / std::sqrt(reference);
   const auto& mc = g.manifest()["scalars"]["mc_std_one_sample"]["value"];
-  const at::Tensor mean = x.mean(0), centred = x - mean, cov = at::matmul(centred.t(), centred) / double(n - 1);
+  const at::Tensor mean = x.mean(0), centred = x - mean,
+                   cov = at::matmul(centred.t(), centred) / double(n - 1);
   for (int i = 0; i < 2; ++i) {
-    EXPECT_NEAR(mean[i].item<double>(), g.array("sampler_mean")[i].item<double>(), spread * mc["mean"][i].get<double>());
-    EXPECT_NEAR(cov[i][i].item<double>(), g.array("sampler_cov")[i][i].item<double>(), spread * mc["cov_diag"][i].get<double>());
+    EXPECT_NEAR(mean[i].item<double>(), g.array("sampler_mean")[i].item<double>(),
+                spread * mc["mean"][i].get<double>());
+    EXPECT_NEAR(cov[i][i].item<double>(), g.array("sampler_cov")[i][i].item<double>(),
+                spread * mc["cov_diag"][i].get<double>());
   }
   const at::Tensor component = model.assignment(x);
   for (int64_t k = 0; k < 3; ++k) {
@@ -138,12 +145,15 @@ TEST_P(ChainMoments, MatchGolden) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Sampler, ChainMoments,
-                         ::testing::Values("vp_euler_none", "vp_ancestral_none", "vp_euler_probability_flow",
-                                           "vp_reverse_langevin", "ve_reverse_langevin", "subvp_euler_none"));
+                         ::testing::Values("vp_euler_none", "vp_ancestral_none",
+                                           "vp_euler_probability_flow", "vp_reverse_langevin",
+                                           "ve_reverse_langevin", "subvp_euler_none"));
 
 PlaneMixture two_modes(const std::string& type) {
-  return PlaneMixture(make_sde(io::parse_toml("type = \"" + type + "\"\n")), at::tensor({0.3, 0.7}, at::kDouble),
-                      at::tensor({-1.0, 0.0, 1.0, 0.5}, at::kDouble).reshape({2, 2}), at::tensor({0.2, 0.3}, at::kDouble));
+  return PlaneMixture(make_sde(io::parse_toml("type = \"" + type + "\"\n")),
+                      at::tensor({0.3, 0.7}, at::kDouble),
+                      at::tensor({-1.0, 0.0, 1.0, 0.5}, at::kDouble).reshape({2, 2}),
+                      at::tensor({0.2, 0.3}, at::kDouble));
 }
 
 TEST(Sampler, DrawsDependOnTheirRowOnly) {
@@ -174,7 +184,8 @@ TEST(Sampler, OdeDrawsHaveTheRightMoments) {
   // mean 0.3 m1 + 0.7 m2 = (0.4, 0.35); variances from the mixture; 4.5 standard errors
   EXPECT_NEAR(x.select(1, 0).mean().item<double>(), 0.4, 4.5 * std::sqrt(0.92 / n));
   EXPECT_NEAR(x.select(1, 1).mean().item<double>(), 0.35, 4.5 * std::sqrt(0.13 / n));
-  EXPECT_NEAR((x.select(1, 0) < 0).to(at::kDouble).mean().item<double>(), 0.3, 4.5 * std::sqrt(0.21 / n) + 0.003);
+  EXPECT_NEAR((x.select(1, 0) < 0).to(at::kDouble).mean().item<double>(), 0.3,
+              4.5 * std::sqrt(0.21 / n) + 0.003);
 }
 
 TEST(Sampler, StopsBetweenChunksAndRefusesNonsense) {

@@ -38,17 +38,25 @@ std::vector<Entry> entries() {
       {"identity", "identity", {3, 5, 4}, [](Config&) {}},
       {"low_dft", "low_dft", {2, 8, 9}, [](Config& c) { c.set("n_freqs", leaf(int64_t{5})); }},
       {"mri_even", "mri", {1, 8, 8}, [](Config&) {}},
-      {"mri_poisson", "mri", {1, 12, 10},
+      {"mri_poisson",
+       "mri",
+       {1, 12, 10},
        [](Config& c) { c.set("pattern", leaf(std::string("poisson"))); }},
       {"mri_odd", "mri", {2, 7, 9}, [](Config& c) { c.set("acceleration", leaf(int64_t{2})); }},
-      {"complex_matrix", "complex_matrix", {2, 3, 4},
+      {"complex_matrix",
+       "complex_matrix",
+       {2, 3, 4},
        [](Config& c) {
          c.set("matrix_real", leaf(std::string("re")));
          c.set("matrix_imag", leaf(std::string("im")));
        }},
-      {"visibilities_even", "visibilities", {1, 6, 8},
+      {"visibilities_even",
+       "visibilities",
+       {1, 6, 8},
        [](Config& c) { c.set("uv", leaf(std::string("uv"))); }},
-      {"visibilities_odd", "visibilities", {1, 7, 7},
+      {"visibilities_odd",
+       "visibilities",
+       {1, 7, 7},
        [](Config& c) {
          c.set("uv", leaf(std::string("uv")));
          c.set("pulse", leaf(std::string("delta")));
@@ -92,7 +100,8 @@ TEST_P(ForwardContract, AdjointDotTest) {
     const at::Tensor y = Rng(4).normal(batched(2, model->output_shape()), dtype);
     const at::Tensor ax = model->apply(x), aty = model->adjoint(y).value();
     EXPECT_EQ(aty.scalar_type(), dtype);
-    const double left = (ax * y).sum(at::kDouble).item<double>(), right = (x * aty).sum(at::kDouble).item<double>();
+    const double left = (ax * y).sum(at::kDouble).item<double>(),
+                 right = (x * aty).sum(at::kDouble).item<double>();
     const double scale = ax.norm().item<double>() * y.norm().item<double>();
     EXPECT_LT(std::abs(left - right) / scale, dtype == at::kDouble ? 1e-12 : 1e-5);
   }
@@ -102,7 +111,8 @@ TEST_P(ForwardContract, LinearAndItsGradientIsTheAdjoint) {
   const auto model = make(GetParam(), at::kDouble);
   const at::Tensor a = Rng(5).normal(batched(2, model->input_shape()), at::kDouble);
   const at::Tensor b = Rng(6).normal(batched(2, model->input_shape()), at::kDouble);
-  EXPECT_LT(relative_error(model->apply(2 * a - 3 * b), 2 * model->apply(a) - 3 * model->apply(b)), 1e-13);
+  EXPECT_LT(relative_error(model->apply(2 * a - 3 * b), 2 * model->apply(a) - 3 * model->apply(b)),
+            1e-13);
   const at::Tensor y = Rng(7).normal(batched(2, model->output_shape()), at::kDouble);
   const at::Tensor x = a.clone().requires_grad_(true);
   const at::Tensor gradient = torch::autograd::grad({(model->apply(x) * y).sum()}, {x})[0];
@@ -160,12 +170,16 @@ TEST(ForwardModels, MatchReference) {
       // The reference's double precision rounding; float32 single rounding of sums over the image.
       const double tolerance = dtype == at::kDouble ? 1e-12 : 1e-5;
       const at::Tensor y = g.array("y", dtype);
-      EXPECT_LT(relative_error(model->apply(nchw(g.array("x", dtype))), g.array("Ax")), tolerance) << name;
+      EXPECT_LT(relative_error(model->apply(nchw(g.array("x", dtype))), g.array("Ax")), tolerance)
+          << name;
       EXPECT_LT(relative_error(*model->adjoint(y), nchw(g.array("adjoint_y"))), tolerance) << name;
-      EXPECT_LT(relative_error(*model->naive_inverse(y), nchw(g.array("inverse_y"))), tolerance) << name;
+      EXPECT_LT(relative_error(*model->naive_inverse(y), nchw(g.array("inverse_y"))), tolerance)
+          << name;
       const double level = g.config()["noise_scale"];
       if (kind == "eht") continue;
-      EXPECT_LT(relative_error(at::full_like(g.array("sigmas"), level * model->noise_scale()), g.array("sigmas")), 1e-12);
+      EXPECT_LT(relative_error(at::full_like(g.array("sigmas"), level * model->noise_scale()),
+                               g.array("sigmas")),
+                1e-12);
     }
   }
 }
@@ -202,14 +216,16 @@ TEST(Visibilities, ConventionsAndClosedForms) {
   at::Tensor image = at::empty({1, 1, n, n}, at::kDouble);
   for (int64_t r = 0; r < n; ++r)
     for (int64_t c = 0; c < n; ++c)
-      image[0][0][r][c] = std::exp(-(std::pow(grid.x(c) - x0, 2) + std::pow(grid.y(r) - y0, 2)) / (2 * s * s));
+      image[0][0][r][c] =
+          std::exp(-(std::pow(grid.x(c) - x0, 2) + std::pow(grid.y(r) - y0, 2)) / (2 * s * s));
   image = image / image.sum();
   const VisibilityTransform transform(u, v, grid, Pulse::kDelta, {at::kDouble, at::kCPU});
   const auto parts = transform.parts(image);
   for (int k = 0; k < 3; ++k) {
     const auto want = std::polar(std::exp(-2 * M_PI * M_PI * s * s * (u[k] * u[k] + v[k] * v[k])),
                                  2 * M_PI * (u[k] * x0 + v[k] * y0));
-    // The sum over pixels of a Gaussian 4 pixels wide is its integral to exp(-2 pi^2 4^2); the edge is 5.8 sd away.
+    // The sum over pixels of a Gaussian 4 pixels wide is its integral to exp(-2 pi^2 4^2); the edge
+    // is 5.8 sd away.
     EXPECT_NEAR(parts.first[k][0].item<double>(), want.real(), 1e-7);
     EXPECT_NEAR(parts.second[k][0].item<double>(), want.imag(), 1e-7);
   }
@@ -218,7 +234,8 @@ TEST(Visibilities, ConventionsAndClosedForms) {
 TEST(Visibilities, AxisByAxisEqualsTables) {
   const at::Tensor uv = Rng(1).normal({37, 2}, at::kDouble) * 4e9;
   std::vector<double> u, v;
-  for (int64_t k = 0; k < 37; ++k) u.push_back(uv[k][0].item<double>()), v.push_back(uv[k][1].item<double>());
+  for (int64_t k = 0; k < 37; ++k)
+    u.push_back(uv[k][0].item<double>()), v.push_back(uv[k][1].item<double>());
   for (const auto& size : {std::pair<int64_t, int64_t>{8, 8}, {7, 9}, {9, 6}, {1, 5}}) {
     const SkyGrid grid = make_sky_grid(size.first, size.second, 100);
     const VisibilityTransform tables(u, v, grid, Pulse::kTriangle, {at::kDouble, at::kCPU});
@@ -251,7 +268,8 @@ TEST(Visibilities, PixelPinsMatchReference) {
 }
 
 TEST(ForwardModels, ConfigErrors) {
-  const auto fails = [](const std::string& name, std::function<void(Config&)> configure, Shape shape = {}) {
+  const auto fails = [](const std::string& name, std::function<void(Config&)> configure,
+                        Shape shape = {}) {
     Config config;
     config.set("name", leaf(name));
     configure(config);
@@ -263,11 +281,18 @@ TEST(ForwardModels, ConfigErrors) {
     return std::string();
   };
   EXPECT_NE(fails("lowdft", [](Config&) {}).find("did you mean \"low_dft\""), std::string::npos);
-  EXPECT_NE(fails("low_dft", [](Config& c) { c.set("n_freqs", leaf(int64_t{99})); }).find("n_freqs"), std::string::npos);
-  EXPECT_NE(fails("mri", [](Config& c) { c.set("mask", leaf(std::string("re"))); }).find("mask"), std::string::npos);
-  EXPECT_NE(fails("mri", [](Config& c) { c.set("acceleration", leaf(int64_t{0})); }).find("acceleration"), std::string::npos);
+  EXPECT_NE(
+      fails("low_dft", [](Config& c) { c.set("n_freqs", leaf(int64_t{99})); }).find("n_freqs"),
+      std::string::npos);
+  EXPECT_NE(fails("mri", [](Config& c) { c.set("mask", leaf(std::string("re"))); }).find("mask"),
+            std::string::npos);
+  EXPECT_NE(
+      fails("mri", [](Config& c) { c.set("acceleration", leaf(int64_t{0})); }).find("acceleration"),
+      std::string::npos);
   EXPECT_NE(fails("complex_matrix", [](Config&) {}).find("matrix_real"), std::string::npos);
-  EXPECT_NE(fails("identity", [](Config& c) { c.set("image_size", leaf(int64_t{9})); }, {1, 8, 8}).find("differs"), std::string::npos);
+  EXPECT_NE(fails("identity", [](Config& c) { c.set("image_size", leaf(int64_t{9})); }, {1, 8, 8})
+                .find("differs"),
+            std::string::npos);
   EXPECT_NE(fails("visibilities", [](Config&) {}, {3, 8, 8}).find("channel"), std::string::npos);
 }
 

@@ -13,19 +13,23 @@ using testing::GoldenCase;
 TEST(MriMasks, MatchReference) {
   SP_REQUIRE_GOLDEN("operators/mri_masks");
   const GoldenCase g("operators/mri_masks");
-  const std::map<std::pair<int, int>, int64_t> centre_lines = {{{64, 4}, 1}, {{64, 8}, 1}, {{128, 4}, 4}, {{128, 8}, 2}};
+  const std::map<std::pair<int, int>, int64_t> centre_lines = {
+      {{64, 4}, 1}, {{64, 8}, 1}, {{128, 4}, 4}, {{128, 8}, 2}};
   for (const int n : {16, 32, 64, 128})
     for (const int acceleration : {4, 8}) {
       const std::string tail = "_" + std::to_string(n) + "_a" + std::to_string(acceleration);
       const auto lines = centre_lines.find({n, acceleration});
-      EXPECT_TRUE(at::equal(cartesian_mask(n, n, acceleration, lines == centre_lines.end() ? 0 : lines->second),
-                            g.array("cartesian" + tail, at::kDouble))) << tail;
+      EXPECT_TRUE(at::equal(
+          cartesian_mask(n, n, acceleration, lines == centre_lines.end() ? 0 : lines->second),
+          g.array("cartesian" + tail, at::kDouble)))
+          << tail;
       if (!g.has("poisson" + tail)) continue;
       PoissonMaskOptions options;
       options.acceleration = acceleration;
       options.seed = n == 128 ? 0 : 1;
       options.centre = n == 16 ? 0 : 4;
-      EXPECT_TRUE(at::equal(poisson_mask(n, n, options), g.array("poisson" + tail, at::kDouble))) << tail;
+      EXPECT_TRUE(at::equal(poisson_mask(n, n, options), g.array("poisson" + tail, at::kDouble)))
+          << tail;
     }
 }
 

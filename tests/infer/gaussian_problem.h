@@ -56,12 +56,11 @@ class SometimesNan final : public LogDensity {
 
 /// Prior N(0, I) smoothed, data y = A x + noise: posterior mean and covariance in closed form.
 struct GaussianProblem {
-  explicit GaussianProblem(int64_t dim) {
+  explicit GaussianProblem(int64_t dim, double sigma = 0.3) {
     const Rng rng(17);
     const at::Tensor a =
         rng.split("a").normal({dim / 2, dim}, at::kDouble) / std::sqrt(static_cast<double>(dim));
     const at::Tensor y = rng.split("y").normal({dim / 2}, at::kDouble);
-    const double sigma = 0.3;
     const at::Tensor mean0 = at::full({dim}, 0.5, at::kDouble);
     const at::Tensor i = at::arange(dim, at::kDouble);
     const at::Tensor covariance0 = (-(i.unsqueeze(0) - i.unsqueeze(1)).abs() / 2).exp() * 0.25;

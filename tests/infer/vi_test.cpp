@@ -178,9 +178,10 @@ TEST(ReferenceTraining, HundredSteps) {
   const auto got = flow.named_tensors();
   for (const auto& [key, value] : g.weights("f64_final"))
     EXPECT_LT(relative_error(got.at(key), value), 1e-6) << key;
-  for (const auto& [key, value] : g.weights("ref_final"))
-    if (key.find("running_var") == std::string::npos)  // Bessel-corrected there
-      EXPECT_LT((got.at(key) - value.to(at::kDouble)).abs().max().item<double>(), 1e-4) << key;
+  for (const auto& [key, value] : g.weights("ref_final")) {
+    if (key.find("running_var") != std::string::npos) continue;  // Bessel-corrected there
+    EXPECT_LT((got.at(key) - value.to(at::kDouble)).abs().max().item<double>(), 1e-4) << key;
+  }
 }
 
 template <class T>
@@ -253,6 +254,24 @@ TEST(Vi, RealNvpRecoversThePosteriorWithoutExplodingDraws) {
     // What a short optimisation of a non-Gaussian family leaves.
     expect_posterior(d, p, 0.25, 0.3);
   }
+}
+
+// Precise data, a deep flow, small batches, a short run: with batch norm left to its running
+// averages to the end and no bound on normalised activations, as the reference has it, about 1 % of
+// the draws of this problem explode.
+TEST(Vi, DrawsOfAStiffProblemDoNotExplode) {
+  const GaussianProblem p(64, 0.01);
+  Config c = settings("realnvp", 400);
+  put(c, "flow.n_flow", int64_t{32});
+  put(c, "flow.init_mean", 0.5);
+  put(c, "flow.init_std", 0.5);
+  put(c, "lr", 2e-3);
+  put(c, "batch", int64_t{32});
+  put(c, "n_draws", int64_t{5000});
+  const Draws d = run(c, p.target(), 1);
+  EXPECT_EQ(d.summary.numbers.at("invalid_draws"), 0) << d.summary.message;
+  EXPECT_EQ(d.summary.status, Status::kMaxSteps)
+      << d.summary.message;  // and 400 steps are not called enough
 }
 
 TEST(Vi, SameSeedSameDraws) {

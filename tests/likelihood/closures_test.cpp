@@ -35,26 +35,36 @@ void compare_with_golden(const std::string& name, const std::string& table_prefi
                          const std::string& prefix) {
   const GoldenCase g("interferometry/" + name);
   const VisibilityTable table = golden_table(g, table_prefix);
-  // Tolerances: section 15 of the reference's description (1e-10 from stored arrays, 1e-9 for |T| and its sigma).
+  // Tolerances: section 15 of the reference's description (1e-10 from stored arrays, 1e-9 for |T|
+  // and its sigma).
   if (g.has(prefix + "amp")) {
     EXPECT_LT(relative_error(at::tensor(amplitudes(table, Debias::kFloor), at::kDouble),
-                             g.array(prefix + "amp")), 1e-10);
+                             g.array(prefix + "amp")),
+              1e-10);
     EXPECT_LT(relative_error(at::tensor(amplitudes(table, Debias::kZero), at::kDouble),
-                             g.array(prefix + "amp_unpack")), 1e-10);
+                             g.array(prefix + "amp_unpack")),
+              1e-10);
   }
   const ClosureSet phases = closures(table, ClosureKind::kPhase);
   const ClosureSet logs = closures(table, ClosureKind::kLogAmplitude);
-  EXPECT_LT(relative_error(values_of(phases, &Closure::value) * (180 / M_PI),
-                           g.array(prefix + "cphase")), 1e-10);
+  EXPECT_LT(
+      relative_error(values_of(phases, &Closure::value) * (180 / M_PI), g.array(prefix + "cphase")),
+      1e-10);
   EXPECT_LT(relative_error(values_of(phases, &Closure::sigma) * (180 / M_PI),
-                           g.array(prefix + "cphase_sigma")), 1e-10);
+                           g.array(prefix + "cphase_sigma")),
+            1e-10);
   EXPECT_LT(relative_error(values_of(logs, &Closure::value), g.array(prefix + "logcamp")), 1e-10);
-  EXPECT_LT(relative_error(values_of(logs, &Closure::sigma), g.array(prefix + "logcamp_sigma")), 1e-10);
-  EXPECT_LT(relative_error(values_of(logs, &Closure::debiased), g.array(prefix + "logcamp_debiased")), 1e-10);
+  EXPECT_LT(relative_error(values_of(logs, &Closure::sigma), g.array(prefix + "logcamp_sigma")),
+            1e-10);
+  EXPECT_LT(
+      relative_error(values_of(logs, &Closure::debiased), g.array(prefix + "logcamp_debiased")),
+      1e-10);
   EXPECT_LT(relative_error(values_of(logs, &Closure::debiased_sigma),
-                           g.array(prefix + "logcamp_debiased_sigma")), 1e-10);
+                           g.array(prefix + "logcamp_debiased_sigma")),
+            1e-10);
   const auto compare_legs = [&](const ClosureSet& set, const std::string& kind) {
-    const at::Tensor row = g.array(prefix + kind + "_leg_row"), dir = g.array(prefix + kind + "_leg_dir");
+    const at::Tensor row = g.array(prefix + kind + "_leg_row"),
+                     dir = g.array(prefix + kind + "_leg_dir");
     ASSERT_EQ(static_cast<int64_t>(set.closures.size()), row.size(0));
     for (size_t k = 0; k < set.closures.size(); ++k)
       for (int64_t l = 0; l < set.legs; ++l) {
@@ -68,11 +78,17 @@ void compare_with_golden(const std::string& name, const std::string& table_prefi
     // The reference's sigmas are degrees for phases, its covariance rad^2.
     const double unit = set.kind == ClosureKind::kPhase ? 180 / M_PI : 1;
     EXPECT_LT(relative_error(concatenated(blocks, &ClosureBlock::sigma) * unit,
-                             g.array(prefix + kind + "_diag_sigma")), 1e-9);
+                             g.array(prefix + kind + "_diag_sigma")),
+              1e-9);
     EXPECT_LT(relative_error(concatenated(blocks, &ClosureBlock::covariance),
-                             g.array(prefix + kind + "_diag_cov")), 1e-10);
+                             g.array(prefix + kind + "_diag_cov")),
+              1e-10);
     EXPECT_LT((concatenated(blocks, &ClosureBlock::transform).abs() -
-               g.array(prefix + kind + "_diag_T").abs()).abs().max().item<double>(), 1e-9);
+               g.array(prefix + kind + "_diag_T").abs())
+                  .abs()
+                  .max()
+                  .item<double>(),
+              1e-9);
   };
   compare_legs(phases, "cphase");
   compare_legs(logs, "logcamp");
@@ -121,15 +137,19 @@ TEST(Closures, InvariantUnderStationGains) {
     const at::Tensor d = values_of(closures(corrupted, ClosureKind::kPhase), &Closure::value) -
                          values_of(phases, &Closure::value);
     EXPECT_LT((d / 2).sin().abs().max().item<double>(), 1e-13);
-    EXPECT_LT(relative_error(values_of(closures(corrupted, ClosureKind::kLogAmplitude), &Closure::value),
-                             values_of(logs, &Closure::value)), 1e-13);
-    EXPECT_LT(relative_error(values_of(closures(corrupted, ClosureKind::kLogAmplitude), &Closure::sigma),
-                             values_of(logs, &Closure::sigma)), 1e-13);
+    EXPECT_LT(
+        relative_error(values_of(closures(corrupted, ClosureKind::kLogAmplitude), &Closure::value),
+                       values_of(logs, &Closure::value)),
+        1e-13);
+    EXPECT_LT(
+        relative_error(values_of(closures(corrupted, ClosureKind::kLogAmplitude), &Closure::sigma),
+                       values_of(logs, &Closure::sigma)),
+        1e-13);
   }
 }
 
-// Sample covariance of the closures of noisy visibilities against both conventions, in units of the standard
-// deviations: the exact one agrees within sampling noise, eht-imaging's does not.
+// Sample covariance of the closures of noisy visibilities against both conventions, in units of the
+// standard deviations: the exact one agrees within sampling noise, eht-imaging's does not.
 TEST(Closures, ExactCovarianceIsTheSampleCovariance) {
   VisibilityTable clean = synthetic_table(6, 1);
   for (VisibilityRow& row : clean.rows) row.vis /= std::abs(row.vis), row.sigma = 1e-3;
@@ -139,16 +159,21 @@ TEST(Closures, ExactCovarianceIsTheSampleCovariance) {
     for (uint64_t seed = 0; seed < 3; ++seed) {
       at::Tensor sum = at::zeros({k, k}, at::kDouble);
       for (int64_t s = 0; s < samples; ++s) {
-        at::Tensor d = values_of(closures(with_noise(clean, Rng(seed).at(s)), kind), &Closure::value) - truth;
+        at::Tensor d =
+            values_of(closures(with_noise(clean, Rng(seed).at(s)), kind), &Closure::value) - truth;
         d = d - (d / (2 * M_PI)).round() * (2 * M_PI);
         sum += at::outer(d, d);
       }
       const auto error = [&](ClosureCovariance convention) {
         const auto block = closure_blocks(clean, closures(clean, kind), convention)[0];
         const at::Tensor scale = block.covariance.diagonal().sqrt();
-        return ((sum / samples - block.covariance) / at::outer(scale, scale)).abs().max().item<double>();
+        return ((sum / samples - block.covariance) / at::outer(scale, scale))
+            .abs()
+            .max()
+            .item<double>();
       };
-      // A sample correlation of 4000 draws has standard error <= sqrt(2/4000) = 0.022; 4.5 of them over ~50 entries.
+      // A sample correlation of 4000 draws has standard error <= sqrt(2/4000) = 0.022; 4.5 of them
+      // over ~50 entries.
       EXPECT_LT(error(ClosureCovariance::kExact), 0.1);
       EXPECT_GT(error(ClosureCovariance::kEhtim), 0.2);
     }

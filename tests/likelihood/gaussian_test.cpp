@@ -15,7 +15,7 @@ using testing::GoldenCase;
 using testing::relative_error;
 
 template <class T>
-ConfigNodePtr setting(T value) {
+ConfigNodePtr config_value(T value) {
   auto node = std::make_shared<ConfigNode>();
   node->value = value;
   return node;
@@ -23,8 +23,8 @@ ConfigNodePtr setting(T value) {
 
 Config forward_table(const std::string& name) {
   Config c;
-  c.set("name", setting(name));
-  if (name == "low_dft") c.set("n_freqs", setting(int64_t{3}));
+  c.set("name", config_value(name));
+  if (name == "low_dft") c.set("n_freqs", config_value(int64_t{3}));
   return c;
 }
 
@@ -35,7 +35,7 @@ LikelihoodContext context_of(const std::string& forward, Shape shape, at::Scalar
 std::unique_ptr<Likelihood> gaussian(const Observation& data, const LikelihoodContext& context,
                                      std::function<void(Config&)> configure = [](Config&) {}) {
   Config c;
-  c.set("name", setting(std::string("gaussian")));
+  c.set("name", config_value(std::string("gaussian")));
   configure(c);
   return likelihoods().make(c, "", data, context);
 }
@@ -50,16 +50,16 @@ TEST(Gaussian, MatchesReference) {
     for (const auto dtype : {at::kDouble, at::kFloat}) {
       LikelihoodContext context = context_of("identity", {channels, n, n}, dtype);
       const auto file = [&](const char* key, const char* array) {
-        context.forward.set(key, setting(g.path(array).string()));
+        context.forward.set(key, config_value(g.path(array).string()));
       };
       if (kind == "deblur") {
-        context.forward.set("name", setting(std::string("low_dft")));
-        context.forward.set("n_freqs", setting(g.config()["n_freqs_per_direction"].get<int64_t>()));
+        context.forward.set("name", config_value(std::string("low_dft")));
+        context.forward.set("n_freqs", config_value(g.config()["n_freqs_per_direction"].get<int64_t>()));
       } else if (kind == "mri") {
-        context.forward.set("name", setting(std::string("mri")));
+        context.forward.set("name", config_value(std::string("mri")));
         file("mask", "mask");
       } else if (kind == "eht") {
-        context.forward.set("name", setting(std::string("complex_matrix")));
+        context.forward.set("name", config_value(std::string("complex_matrix")));
         file("matrix_real", "matrix_real"), file("matrix_imag", "matrix_imag");
       }
       const at::Tensor x = g.array("x", dtype).permute({0, 3, 1, 2}).contiguous(), y = g.array("y");
@@ -70,8 +70,8 @@ TEST(Gaussian, MatchesReference) {
         const bool number = kind != "eht" && b == 0;  // the stated level and the reference's own table must agree
         if (!number) data.sigma = g.array("sigmas");
         const auto likelihood = gaussian(data, context, [&](Config& c) {
-          c.set("normalized", setting(false));
-          if (number) c.set("sigma", setting(g.config()["noise_scale"].get<double>()));
+          c.set("normalized", config_value(false));
+          if (number) c.set("sigma", config_value(g.config()["noise_scale"].get<double>()));
         });
         const auto result = likelihood->value_and_score(x.narrow(0, b, 1), Rng(0));
         // float32: rounding of A x relative to sigma, 1e-7 |y|/sigma.
@@ -91,7 +91,7 @@ TEST(Gaussian, GradientsConstantsAndChiSquare) {
     data.y = Rng(1).normal({m}, at::kDouble);
     data.sigma = Rng(2).uniform({m}, at::kDouble) + 0.5;
     const auto likelihood = gaussian(data, context);
-    const auto plain = gaussian(data, context, [](Config& c) { c.set("normalized", setting(false)); });
+    const auto plain = gaussian(data, context, [](Config& c) { c.set("normalized", config_value(false)); });
     const at::Tensor x = Rng(3).normal({2, 1, 6, 6}, at::kDouble);
     const auto fast = likelihood->value_and_score(x, Rng(0));
     const auto automatic = likelihood->LogDensity::value_and_score(x, Rng(0));
@@ -109,7 +109,7 @@ TEST(Gaussian, SimulatesItsOwnNoise) {
   const LikelihoodContext context = context_of("mri", {1, 32, 32});
   Observation data;
   data.y = at::zeros({2048}, at::kDouble);
-  const auto level = [](Config& c) { c.set("sigma", setting(0.2)); };
+  const auto level = [](Config& c) { c.set("sigma", config_value(0.2)); };
   const auto likelihood = gaussian(data, context, level);
   const at::Tensor x = Rng(3).uniform({1, 1, 32, 32}, at::kDouble);
   for (uint64_t seed = 0; seed < 5; ++seed) {
@@ -128,8 +128,8 @@ TEST(Gaussian, Errors) {
   EXPECT_THROW(gaussian(data, context), DataError);  // no y
   data.y = at::zeros({16}, at::kDouble);
   EXPECT_THROW(gaussian(data, context), ConfigError);  // no sigma
-  EXPECT_THROW(gaussian(data, context, [](Config& c) { c.set("sigma", setting(0.0)); }), ConfigError);
-  EXPECT_THROW(gaussian(data, context, [](Config& c) { c.set("sigma", setting(true)); }), ConfigError);
+  EXPECT_THROW(gaussian(data, context, [](Config& c) { c.set("sigma", config_value(0.0)); }), ConfigError);
+  EXPECT_THROW(gaussian(data, context, [](Config& c) { c.set("sigma", config_value(true)); }), ConfigError);
   data.sigma = at::ones({15}, at::kDouble);
   EXPECT_THROW(gaussian(data, context), DataError);
   data.sigma = at::zeros({16}, at::kDouble);
@@ -144,7 +144,7 @@ TEST(Gaussian, Errors) {
 
 TEST(Likelihoods, UnknownNamesGetASuggestion) {
   Config c;
-  c.set("name", setting(std::string("interferometri")));
+  c.set("name", config_value(std::string("interferometri")));
   try {
     likelihoods().make(c, "", {}, context_of("identity", {1, 4, 4}));
     FAIL();

@@ -32,14 +32,16 @@ Products products_of(const VisibilityTable& table, const SkyGrid& grid, at::Scal
   std::vector<double> u, v;
   for (const auto& row : table.rows) u.push_back(row.u), v.push_back(row.v);
   Products p{VisibilityTransform(u, v, grid, Pulse::kTriangle, {dtype, at::kCPU}),
-             visibility_floor(table, dtype, at::kCPU), {}};
+             visibility_floor(table, dtype, at::kCPU),
+             {}};
   const auto closure = [&](ClosureKind kind, ClosureCovariance c) {
     return make_closure_product(table, kind, c, dtype, at::kCPU);
   };
   p.all.push_back({"vis", make_visibility_product(table, dtype, at::kCPU)});
   p.all.push_back({"amp", make_amplitude_product(table, dtype, at::kCPU)});
   p.all.push_back({"cphase", closure(ClosureKind::kPhase, ClosureCovariance::kIndependent)});
-  p.all.push_back({"logcamp", closure(ClosureKind::kLogAmplitude, ClosureCovariance::kIndependent)});
+  p.all.push_back(
+      {"logcamp", closure(ClosureKind::kLogAmplitude, ClosureCovariance::kIndependent)});
   p.all.push_back({"cphase_diag", closure(ClosureKind::kPhase, diag)});
   p.all.push_back({"logcamp_diag", closure(ClosureKind::kLogAmplitude, diag)});
   return p;
@@ -56,8 +58,9 @@ void compare_with_golden(const std::string& name, const std::string& table_prefi
     const Products p = products_of(table, grid, dtype, ClosureCovariance::kEhtim);
     const auto parts = p.transform.parts(x);
     const ModelVisibilities m = model_visibilities(parts.first, parts.second, p.floor2);
-    // Suggested by the reference's description: 1e-10 relative from stored arrays; float32 1e-4, looser for the
-    // closures of faint model visibilities, whose phases amplify the rounding of the transform.
+    // Suggested by the reference's description: 1e-10 relative from stored arrays; float32 1e-4,
+    // looser for the closures of faint model visibilities, whose phases amplify the rounding of the
+    // transform.
     const bool exact = dtype == at::kDouble;
     if (g.has(prefix + image + "_vis")) {
       const at::Tensor vis = g.array(prefix + image + "_vis");
@@ -69,12 +72,17 @@ void compare_with_golden(const std::string& name, const std::string& table_prefi
       const double to_chi2 = 2.0 / product.second->size();
       const auto gradient = misfit.gradient.parts(m);
       EXPECT_LT(relative_error(misfit.value * to_chi2,
-                               at::scalar_tensor(g.scalar(prefix + image + "_chi2_" + product.first), at::kDouble).unsqueeze(0)),
-                exact ? 1e-9 : 1e-3) << product.first << " " << image;
+                               at::scalar_tensor(
+                                   g.scalar(prefix + image + "_chi2_" + product.first), at::kDouble)
+                                   .unsqueeze(0)),
+                exact ? 1e-9 : 1e-3)
+          << product.first << " " << image;
       if (g.has(prefix + image + "_grad_" + product.first)) {
-        EXPECT_LT(relative_error(p.transform.adjoint_parts(gradient.first, gradient.second) * to_chi2,
-                               g.array(prefix + image + "_grad_" + product.first)),
-                exact ? 1e-8 : 1e-2) << product.first << " " << image;
+        EXPECT_LT(
+            relative_error(p.transform.adjoint_parts(gradient.first, gradient.second) * to_chi2,
+                           g.array(prefix + image + "_grad_" + product.first)),
+            exact ? 1e-8 : 1e-2)
+            << product.first << " " << image;
       }
       // The residuals' squares are the misfit.
       EXPECT_LT(relative_error(product.second->residuals(m).square().sum(0) / 2, misfit.value),
@@ -85,7 +93,8 @@ void compare_with_golden(const std::string& name, const std::string& table_prefi
       const auto& logcamp = static_cast<const ClosureProduct&>(*p.all[3].second);
       const at::Tensor d = cphase.model(m).flatten() - g.array(prefix + image + "_cphase_model");
       EXPECT_LT((d / 2).sin().abs().max().item<double>(), exact ? 1e-10 : 1e-2);
-      EXPECT_LT(relative_error(logcamp.model(m), g.array(prefix + image + "_logcamp_model")), exact ? 1e-10 : 1e-2);
+      EXPECT_LT(relative_error(logcamp.model(m), g.array(prefix + image + "_logcamp_model")),
+                exact ? 1e-10 : 1e-2);
     }
   }
 }
@@ -152,7 +161,8 @@ TEST(Interferometry, GradientIsTheFiniteDifference) {
         const at::Tensor direction = Rng(5).normal({2, 1, n, n}, at::kDouble);
         const double h = 1e-6;
         const at::Tensor difference = (likelihood.log_prob(x + h * direction, Rng(0)) -
-                                       likelihood.log_prob(x - h * direction, Rng(0))) / (2 * h);
+                                       likelihood.log_prob(x - h * direction, Rng(0))) /
+                                      (2 * h);
         // Central differences: h^2 times third derivatives, and 1e-16/h of the value.
         EXPECT_LT(relative_error(difference, (result.second * direction).flatten(1).sum(1)), 2e-6)
             << covariance << " product " << product << " size " << n;
@@ -161,7 +171,8 @@ TEST(Interferometry, GradientIsTheFiniteDifference) {
 }
 
 TEST(Interferometry, AutogradAgreesAndDifferentiatesTwice) {
-  const auto likelihood = likelihood_of(with_noise(synthetic_table(5, 2, 50), Rng(1)), all_products("exact"), 8);
+  const auto likelihood =
+      likelihood_of(with_noise(synthetic_table(5, 2, 50), Rng(1)), all_products("exact"), 8);
   const at::Tensor x = blob(2, 8, 4).requires_grad_(true);
   const at::Tensor value = likelihood.log_prob(x, Rng(0));
   const at::Tensor gradient = torch::autograd::grad({value.sum()}, {x}, {}, true, true)[0];
@@ -169,8 +180,10 @@ TEST(Interferometry, AutogradAgreesAndDifferentiatesTwice) {
   const at::Tensor direction = Rng(5).normal({2, 1, 8, 8}, at::kDouble);
   const at::Tensor product = torch::autograd::grad({(gradient * direction).sum()}, {x})[0];
   const double h = 1e-5;
-  const at::Tensor difference = (likelihood.value_and_score(x.detach() + h * direction, Rng(0)).second -
-                                 likelihood.value_and_score(x.detach() - h * direction, Rng(0)).second) / (2 * h);
+  const at::Tensor difference =
+      (likelihood.value_and_score(x.detach() + h * direction, Rng(0)).second -
+       likelihood.value_and_score(x.detach() - h * direction, Rng(0)).second) /
+      (2 * h);
   EXPECT_LT(relative_error(product, difference), 1e-5);
 }
 
@@ -186,11 +199,14 @@ TEST(Interferometry, TermsResidualsAndChiSquaresAgree) {
     EXPECT_LT(relative_error(sum, likelihood.log_prob(x, Rng(0))), 1e-13);
     o.normalized = false;
     const auto plain = likelihood_of(table, o, 8);
-    EXPECT_LT(relative_error(plain.residuals(x).square().sum(1) * -0.5, plain.log_prob(x, Rng(0))), 1e-12);
+    EXPECT_LT(relative_error(plain.residuals(x).square().sum(1) * -0.5, plain.log_prob(x, Rng(0))),
+              1e-12);
     EXPECT_EQ(plain.chi2(x).size(), covariance == "independent" ? 4u : 6u);
     // A batch is its images.
     for (int64_t b = 0; b < 3; ++b)
-      EXPECT_LT(relative_error(plain.log_prob(x.narrow(0, b, 1), Rng(0)), plain.log_prob(x, Rng(0)).narrow(0, b, 1)), 1e-12);
+      EXPECT_LT(relative_error(plain.log_prob(x.narrow(0, b, 1), Rng(0)),
+                               plain.log_prob(x, Rng(0)).narrow(0, b, 1)),
+                1e-12);
   }
 }
 
@@ -210,11 +226,12 @@ TEST(Interferometry, ClosureLikelihoodIgnoresStationGains) {
   o.fov_uas = 100, o.total_flux = 0.6;
   const at::Tensor x = blob(2, 12, 4);
   EXPECT_LT(relative_error(likelihood_of(table, o, 12).log_prob(x, Rng(0)),
-                           likelihood_of(corrupted, o, 12).log_prob(x, Rng(0))), 1e-10);
+                           likelihood_of(corrupted, o, 12).log_prob(x, Rng(0))),
+            1e-10);
 }
 
-// Under the truth every product's chi^2 has mean 1: sum of squares over all seeds against its chi^2 law. With the true
-// covariance the reduced chi^2 also has variance 2/N.
+// Under the truth every product's chi^2 has mean 1: sum of squares over all seeds against its chi^2
+// law. With the true covariance the reduced chi^2 also has variance 2/N.
 TEST(Interferometry, ChiSquareIsOneUnderTheTruth) {
   InterferometryOptions o = all_products("exact");
   o.vis_weight = o.amp_weight = o.cphase_weight = o.logcamp_weight = 1;
@@ -244,7 +261,8 @@ TEST(Interferometry, ChiSquareIsOneUnderTheTruth) {
     for (double c : chi2[size.first]) mean += c / seeds;
     for (double c : chi2[size.first]) variance += (c - mean) * (c - mean) / (seeds - 1);
     // Mean: 4.5 standard errors, plus 3/SNR^2 for the second order of the closures' noise.
-    EXPECT_NEAR(mean, 1, 4.5 * std::sqrt(2.0 / size.second / seeds) + 3.0 / (40 * 40)) << size.first;
+    EXPECT_NEAR(mean, 1, 4.5 * std::sqrt(2.0 / size.second / seeds) + 3.0 / (40 * 40))
+        << size.first;
     // Variance of a sample variance: about 2/(seeds-1) relative squared.
     EXPECT_NEAR(variance * size.second / 2, 1, 4.5 * std::sqrt(2.0 / (seeds - 1))) << size.first;
   }
@@ -256,12 +274,14 @@ TEST(Interferometry, NoiseIsNamedAndGaussian) {
   const VisibilityTable table = synthetic_table(6, 40);
   const auto likelihood = likelihood_of(table, o, 8);
   const at::Tensor x = blob(1, 8, 4);
-  const auto a = likelihood.simulate(x, Rng(1)), b = likelihood.simulate(x, Rng(1)), c = likelihood.simulate(x, Rng(2));
+  const auto a = likelihood.simulate(x, Rng(1)), b = likelihood.simulate(x, Rng(1)),
+             c = likelihood.simulate(x, Rng(2));
   EXPECT_EQ(a.visibilities->rows[7].vis, b.visibilities->rows[7].vis);
   double sum = 0;
   for (size_t k = 0; k < table.rows.size(); ++k) {
     EXPECT_NE(a.visibilities->rows[k].vis, c.visibilities->rows[k].vis);
-    sum += std::norm(a.visibilities->rows[k].vis - c.visibilities->rows[k].vis) / (2 * table.rows[k].sigma * table.rows[k].sigma);
+    sum += std::norm(a.visibilities->rows[k].vis - c.visibilities->rows[k].vis) /
+           (2 * table.rows[k].sigma * table.rows[k].sigma);
   }
   const double n = 2.0 * table.rows.size();  // chi^2 of the difference: mean n, variance 2n
   EXPECT_NEAR(sum, n, 4.5 * std::sqrt(2 * n));
@@ -278,7 +298,8 @@ TEST(Interferometry, NormalizedDensitiesIntegrateToOne) {
   const int steps = 400;
   for (int k = 0; k < steps; ++k) {
     table.rows[0].vis = std::polar(0.6, 2 * M_PI * k / steps);
-    integral += std::exp(likelihood_of(table, o, 8).log_prob(x, Rng(0)).item<double>()) * 2 * M_PI / steps;
+    integral +=
+        std::exp(likelihood_of(table, o, 8).log_prob(x, Rng(0)).item<double>()) * 2 * M_PI / steps;
   }
   EXPECT_NEAR(integral, 1, 1e-10);  // the trapezoid rule is spectrally exact on a circle
 }
@@ -289,7 +310,8 @@ TEST(Interferometry, ZeroModelVisibilitiesHaveFiniteGradients) {
     for (const std::string covariance : {"exact", "ehtim", "independent"}) {
       const auto likelihood = likelihood_of(table, all_products(covariance), 8, dtype);
       for (const double level : {0.0, 1e-30, 1e-9}) {
-        const auto result = likelihood.value_and_score(at::full({1, 1, 8, 8}, level, dtype), Rng(0));
+        const auto result =
+            likelihood.value_and_score(at::full({1, 1, 8, 8}, level, dtype), Rng(0));
         EXPECT_TRUE(at::isfinite(result.first).all().item<bool>()) << level;
         EXPECT_TRUE(at::isfinite(result.second).all().item<bool>()) << level;
       }
@@ -303,7 +325,8 @@ TEST(Interferometry, FloatAgreesWithDouble) {
   const at::Tensor x = blob(4, 16, 4);
   const auto a = exact.value_and_score(x, Rng(0));
   const auto b = single.value_and_score(x.to(at::kFloat), Rng(0));
-  // Rounding 6e-8 of the flux times the signal-to-noise ratio of faint visibilities (about 50 here, closures more).
+  // Rounding 6e-8 of the flux times the signal-to-noise ratio of faint visibilities (about 50 here,
+  // closures more).
   EXPECT_LT(relative_error(b.first, a.first), 1e-4);
   EXPECT_LT(relative_error(b.second, a.second), 1e-3);
 }
@@ -317,11 +340,15 @@ TEST(Interferometry, WrapsAtHalfATurn) {
   o.logcamp_weight = 0, o.units = "jy";
   const auto likelihood = likelihood_of(table, o, 4);
   ModelVisibilities m;
-  const auto product = make_closure_product(table, ClosureKind::kPhase, ClosureCovariance::kExact, at::kDouble, at::kCPU);
-  const at::Tensor re = at::tensor(std::vector<double>{std::cos(-M_PI + 0.002), 1, 1}, at::kDouble).unsqueeze(1);
-  const at::Tensor im = at::tensor(std::vector<double>{std::sin(-M_PI + 0.002), 0, 0}, at::kDouble).unsqueeze(1);
+  const auto product = make_closure_product(table, ClosureKind::kPhase, ClosureCovariance::kExact,
+                                            at::kDouble, at::kCPU);
+  const at::Tensor re =
+      at::tensor(std::vector<double>{std::cos(-M_PI + 0.002), 1, 1}, at::kDouble).unsqueeze(1);
+  const at::Tensor im =
+      at::tensor(std::vector<double>{std::sin(-M_PI + 0.002), 0, 0}, at::kDouble).unsqueeze(1);
   m = model_visibilities(re, im, visibility_floor(table, at::kDouble, at::kCPU));
-  EXPECT_NEAR(product->misfit(m, false).value.item<double>(), 0.5 * 0.004 * 0.004 / (3 * 1e-4), 1e-12);
+  EXPECT_NEAR(product->misfit(m, false).value.item<double>(), 0.5 * 0.004 * 0.004 / (3 * 1e-4),
+              1e-12);
 }
 
 TEST(Interferometry, DirtyImageAndBeamMatchReference) {
@@ -338,15 +365,18 @@ TEST(Interferometry, DirtyImageAndBeamMatchReference) {
   }
   for (const auto weighting : {VisibilityWeighting::kUniform, VisibilityWeighting::kNatural}) {
     const GaussianBeam b = fit_beam(table, weighting);
-    const at::Tensor want = g.array(weighting == VisibilityWeighting::kUniform ? "beam_uniform" : "beam_natural");
+    const at::Tensor want =
+        g.array(weighting == VisibilityWeighting::kUniform ? "beam_uniform" : "beam_natural");
     EXPECT_NEAR(b.major_rad / want[0].item<double>(), 1, 1e-10);
     EXPECT_NEAR(b.minor_rad / want[1].item<double>(), 1, 1e-10);
     EXPECT_NEAR(b.theta, want[2].item<double>(), 1e-9);
   }
   EXPECT_NEAR(resolution_rad(table) / g.scalar("res_rad"), 1, 1e-14);
   const GaussianBeam ellipse{40 * kRadPerUas, 25 * kRadPerUas, 0.6};
-  EXPECT_LT(relative_error(gaussian_image(ellipse, make_sky_grid(32, 32, 128), 0.6, 10 * kRadPerUas, -5 * kRadPerUas),
-                           g.array("gauss32")), 1e-10);
+  EXPECT_LT(relative_error(gaussian_image(ellipse, make_sky_grid(32, 32, 128), 0.6, 10 * kRadPerUas,
+                                          -5 * kRadPerUas),
+                           g.array("gauss32")),
+            1e-10);
 }
 
 template <class T>
@@ -371,7 +401,8 @@ TEST(Interferometry, MakerChecksItsTable) {
   };
   EXPECT_EQ(make([](Config&) {}, data, context)->event_shape(), Shape({1, 8, 8}));
   const auto refuses = [&](const char* key, auto value) {
-    EXPECT_THROW(make([&](Config& c) { c.set(key, setting(value)); }, data, context), ConfigError) << key;
+    EXPECT_THROW(make([&](Config& c) { c.set(key, setting(value)); }, data, context), ConfigError)
+        << key;
   };
   refuses("fov_uas", 0.0);
   refuses("image_size", int64_t{9});
@@ -382,7 +413,8 @@ TEST(Interferometry, MakerChecksItsTable) {
   refuses("fov_uss", 100.0);
   refuses("total_flux", -1.0);
   EXPECT_THROW(make([](Config&) {}, Observation(), context), DataError);
-  EXPECT_THROW(make([](Config&) {}, data, {{3, 8, 8}, at::kDouble, at::kCPU, Config(), {}}), ConfigError);
+  EXPECT_THROW(make([](Config&) {}, data, {{3, 8, 8}, at::kDouble, at::kCPU, Config(), {}}),
+               ConfigError);
 }
 
 TEST(Interferometry, DataFitsAndErrors) {

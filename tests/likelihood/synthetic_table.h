@@ -8,8 +8,9 @@
 
 namespace scoreprior::testing {
 
-/// `scans` snapshots of an array of `sites` telescopes with tracks like the Earth's; visibilities of an off-centre
-/// Gaussian of `flux` [Jy] and standard deviation `width_rad`, noise-free, with sigma = flux / `snr` on every row.
+/// `scans` snapshots of an array of `sites` telescopes with tracks like the Earth's; visibilities
+/// of an off-centre Gaussian of `flux` [Jy] and standard deviation `width_rad`, noise-free, with
+/// sigma = flux / `snr` on every row.
 inline VisibilityTable synthetic_table(int sites = 6, int scans = 4, double snr = 1e3,
                                        double flux = 0.6, double width_uas = 15) {
   VisibilityTable table;
@@ -25,7 +26,9 @@ inline VisibilityTable synthetic_table(int sites = 6, int scans = 4, double snr 
     for (int a = 0; a < sites; ++a)
       for (int b = a + 1; b < sites; ++b) {
         const double hour = 0.3 * t, angle = 0.2 * hour;
-        const auto difference = [&](int k) { return 2.5e9 * (position[3 * a + k] - position[3 * b + k]); };
+        const auto difference = [&](int k) {
+          return 2.5e9 * (position[3 * a + k] - position[3 * b + k]);
+        };
         VisibilityRow row;
         row.time = hour;
         row.tint = 10;

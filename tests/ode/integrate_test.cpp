@@ -63,7 +63,8 @@ TEST(Integrate, OrderOfConvergence) {
       error[i] = std::abs(integrate(nonlinear, y0, 0, 1.5, o).y[0].item<double>() - exact);
     }
     const double order = std::log2(error[1] / error[2]);
-    EXPECT_GT(order, m.order - 0.4) << name << ": " << error[0] << " " << error[1] << " " << error[2];
+    EXPECT_GT(order, m.order - 0.4)
+        << name << ": " << error[0] << " " << error[1] << " " << error[2];
     EXPECT_LT(order, m.order + 1.2) << name;
   }
 }
@@ -98,7 +99,8 @@ TEST(Integrate, ErrorFollowsTheTolerance) {
       OdeOptions o;
       o.solver = name;
       o.rtol = o.atol = tol;
-      const Solution s = integrate(rotation({3.0}), {at::tensor({1.0, 0.0}, kF64).reshape({1, 2})}, 0, 5, o);
+      const Solution s =
+          integrate(rotation({3.0}), {at::tensor({1.0, 0.0}, kF64).reshape({1, 2})}, 0, 5, o);
       const at::Tensor exact = at::tensor({std::cos(15.0), std::sin(15.0)}, kF64).reshape({1, 2});
       const double error = (s.y[0] - exact).abs().max().item<double>();
       EXPECT_EQ(s.summary.status, Status::kConverged);
@@ -155,7 +157,8 @@ TEST(Integrate, StepLimitAndBlowUpAreStatuses) {
   const Rhs square = [](const at::Tensor&, const State& y, const at::Tensor&) -> State {
     return {y[0].square()};
   };
-  const Solution pole = integrate(square, {at::tensor({1.0, 0.1}, kF64)}, 0, 2, o);  // pole at t = 1
+  const Solution pole =
+      integrate(square, {at::tensor({1.0, 0.1}, kF64)}, 0, 2, o);  // pole at t = 1
   EXPECT_EQ(pole.status[0], Status::kDiverged);
   EXPECT_NEAR(pole.t[0], 1, 1e-6);
   EXPECT_EQ(pole.status[1], Status::kConverged);

@@ -20,11 +20,13 @@ const Shape kImage{1, 6, 6};
 
 // Weights of an untrained flow with every parameter moved, as a file.
 std::string flow_file() {
-  const auto path = std::filesystem::temp_directory_path() / ("prior_contract_flow_" + std::to_string(getpid()) + ".safetensors");
+  const auto path = std::filesystem::temp_directory_path() /
+                    ("prior_contract_flow_" + std::to_string(getpid()) + ".safetensors");
   FlowContext context;
   context.dim = 36;
   context.dtype = at::kDouble;
-  const auto flow = flows().make(io::parse_toml("n_flow = 3\nseqfrac = 2\nsoftplus = true\n"), "realnvp", context);
+  const auto flow = flows().make(io::parse_toml("n_flow = 3\nseqfrac = 2\nsoftplus = true\n"),
+                                 "realnvp", context);
   io::Safetensors file;
   for (const auto& [name, t] : flow->named_tensors()) {
     at::Tensor value = t.clone();
@@ -40,14 +42,19 @@ std::string flow_file() {
 
 std::string settings(const std::string& name, at::ScalarType dtype) {
   if (name == "score_elbo")
-    return "n_times = 3\n[score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\nshape = [1, 6, 6]\n[score.sde]\ntype = \"vp\"\n";
-  if (name == "flow") return "weights = \"" + flow_file() + "\"\n[flow]\nn_flow = 3\nseqfrac = 2\nsoftplus = true\n";
+    return "n_times = 3\n[score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\nshape = [1, 6, "
+           "6]\n[score.sde]\ntype = \"vp\"\n";
+  if (name == "flow")
+    return "weights = \"" + flow_file() + "\"\n[flow]\nn_flow = 3\nseqfrac = 2\nsoftplus = true\n";
   if (name == "sum")
-    return "[tv]\nweight = 3.0\n[smooth]\nname = \"tsv\"\nweight = 0.5\n[gaussian]\nmean = 0.5\nsigma = 0.2\n"
-           "[score_elbo]\n[score_elbo.score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\nshape = [1, 6, 6]\n"
+    return "[tv]\nweight = 3.0\n[smooth]\nname = \"tsv\"\nweight = 0.5\n[gaussian]\nmean = "
+           "0.5\nsigma = 0.2\n"
+           "[score_elbo]\n[score_elbo.score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\nshape "
+           "= [1, 6, 6]\n"
            "[score_elbo.score.sde]\ntype = \"vp\"\n";
   if (name == "score_ode")
-    return std::string("solver = \"dopri8\"\n") + (dtype == at::kFloat ? "rtol = 1e-5\natol = 1e-5\n" : "rtol = 1e-9\natol = 1e-9\n") +
+    return std::string("solver = \"dopri8\"\n") +
+           (dtype == at::kFloat ? "rtol = 1e-5\natol = 1e-5\n" : "rtol = 1e-9\natol = 1e-9\n") +
            "[score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\nshape = [1, 6, 6]\n"
            "[score.sde]\ntype = \"vp\"\n";
   return "weight = 1.7\n";
@@ -63,7 +70,9 @@ std::unique_ptr<LogDensity> make_prior(const std::string& name, at::ScalarType d
   return prior;
 }
 
-at::Tensor images(int64_t batch) { return Rng(2).uniform({batch, 1, 6, 6}, at::kDouble) * 0.9 + 0.05; }
+at::Tensor images(int64_t batch) {
+  return Rng(2).uniform({batch, 1, 6, 6}, at::kDouble) * 0.9 + 0.05;
+}
 
 class PriorContract : public ::testing::TestWithParam<std::string> {};
 
@@ -98,7 +107,8 @@ TEST_P(PriorContract, ScoreIsAutogradIsFiniteDifference) {
   const double h = 1e-5;
   for (int64_t k = 0; k < 4; ++k) {
     const at::Tensor v = Rng(9).at(k).normal(x.sizes(), at::kDouble);
-    const at::Tensor fd = (prior->log_prob(x + h * v, rng) - prior->log_prob(x - h * v, rng)) / (2 * h);
+    const at::Tensor fd =
+        (prior->log_prob(x + h * v, rng) - prior->log_prob(x - h * v, rng)) / (2 * h);
     EXPECT_LT(testing::relative_error((score * v).flatten(1).sum(1), fd), 1e-6);
   }
 }
@@ -117,7 +127,8 @@ TEST_P(PriorContract, RowsOfABatchAreIndependent) {
 TEST_P(PriorContract, Float32FollowsFloat64) {
   const at::Tensor x = images(3);
   const auto [v64, s64] = make_prior(GetParam(), at::kDouble)->value_and_score(x, Rng(5));
-  const auto [v32, s32] = make_prior(GetParam(), at::kFloat)->value_and_score(x.to(at::kFloat), Rng(5));
+  const auto [v32, s32] =
+      make_prior(GetParam(), at::kFloat)->value_and_score(x.to(at::kFloat), Rng(5));
   EXPECT_LT(testing::relative_error(v32, v64), 2e-3);  // ELBO and ODE sums; penalties are at 1e-6
   EXPECT_LT(testing::relative_error(s32, s64), 2e-3);
 }

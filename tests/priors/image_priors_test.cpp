@@ -19,7 +19,8 @@ namespace fs = std::filesystem;
 using testing::GoldenCase;
 using testing::relative_error;
 
-std::unique_ptr<LogDensity> from_toml(const std::string& text, Shape shape, at::ScalarType dtype = at::kDouble) {
+std::unique_ptr<LogDensity> from_toml(const std::string& text, Shape shape,
+                                      at::ScalarType dtype = at::kDouble) {
   PriorContext context;
   context.image_shape = std::move(shape);
   context.dtype = dtype;
@@ -27,7 +28,9 @@ std::unique_ptr<LogDensity> from_toml(const std::string& text, Shape shape, at::
   return priors().make(io::parse_toml(text), "", context);
 }
 
-at::Tensor nchw(const at::Tensor& nhwc) { return nhwc.to(at::kDouble).permute({0, 3, 1, 2}).contiguous(); }
+at::Tensor nchw(const at::Tensor& nhwc) {
+  return nhwc.to(at::kDouble).permute({0, 3, 1, 2}).contiguous();
+}
 
 class TempArray {
  public:
@@ -55,8 +58,9 @@ void expect_image_priors(const std::string& name) {
     EXPECT_LT(relative_error(score, -nchw(g.array(p + "_grad"))), 1e-12) << p;
   }
   if (!g.has("gauss_mean")) return;
-  const auto prior = from_toml("name = \"gaussian\"\nmean = \"" + g.path("gauss_mean").string() + "\"\ncov = \"" +
-                                   g.path("gauss_cov").string() + "\"\n", shape);
+  const auto prior = from_toml("name = \"gaussian\"\nmean = \"" + g.path("gauss_mean").string() +
+                                   "\"\ncov = \"" + g.path("gauss_cov").string() + "\"\n",
+                               shape);
   const auto [value, score] = prior->value_and_score(x, Rng(0));
   EXPECT_LT(relative_error(value, g.array("gauss_logpdf")), 1e-9);
   EXPECT_LT(relative_error(score, nchw(g.array("gauss_grad"))), 1e-9);
@@ -74,7 +78,9 @@ TEST(ImagePriorsGolden, Grey8) {
 TEST(ImagePriors, HandValues) {
   const at::Tensor x = at::tensor({0.0, 1.0, 2.0, 5.0}, at::kDouble).reshape({1, 1, 2, 2});
   const Shape s{1, 2, 2};
-  const auto value = [&](const std::string& t) { return from_toml(t, s)->log_prob(x, Rng(0)).item<double>(); };
+  const auto value = [&](const std::string& t) {
+    return from_toml(t, s)->log_prob(x, Rng(0)).item<double>();
+  };
   EXPECT_DOUBLE_EQ(value("name=\"l1\""), -2.0);
   EXPECT_DOUBLE_EQ(value("name=\"tv\"\nweight=2.0"), -2 * ((2 + 4) / 2.0 + (1 + 3) / 2.0));
   EXPECT_DOUBLE_EQ(value("name=\"tsv\""), -((4 + 16) / 2.0 + (1 + 9) / 2.0));
@@ -86,22 +92,34 @@ TEST(ImagePriors, HandValues) {
 TEST(ImagePriors, ScoresVanishAtKinks) {
   const at::Tensor x = at::zeros({1, 1, 4, 4}, at::kDouble);
   for (const char* name : {"l1", "tv"})
-    EXPECT_EQ(from_toml(std::string("name=\"") + name + "\"", {1, 4, 4})->value_and_score(x, Rng(0)).second.abs().max().item<double>(), 0);
+    EXPECT_EQ(from_toml(std::string("name=\"") + name + "\"", {1, 4, 4})
+                  ->value_and_score(x, Rng(0))
+                  .second.abs()
+                  .max()
+                  .item<double>(),
+              0);
 }
 
 TEST(GaussianPrior, LowRankEqualsFullCovariance) {
   const int64_t d = 12;
-  const at::Tensor sigma = Rng(1).uniform({d}, at::kDouble) + 0.5, f = Rng(2).normal({3, d}, at::kDouble) * 30;
+  const at::Tensor sigma = Rng(1).uniform({d}, at::kDouble) + 0.5,
+                   f = Rng(2).normal({3, d}, at::kDouble) * 30;
   const at::Tensor mean = Rng(3).normal({d}, at::kDouble);
   const at::Tensor cov = at::diag(sigma.square()) + f.t().matmul(f);
   const TempArray s("sigma", sigma), l("factors", f), m("mean", mean), c("cov", cov);
-  const auto low = from_toml("name=\"gaussian\"\nmean=" + m.quoted() + "\nsigma=" + s.quoted() + "\nfactors=" + l.quoted(), {1, 3, 4});
-  const auto full = from_toml("name=\"gaussian\"\nmean=" + m.quoted() + "\ncov=" + c.quoted(), {1, 3, 4});
+  const auto low = from_toml(
+      "name=\"gaussian\"\nmean=" + m.quoted() + "\nsigma=" + s.quoted() + "\nfactors=" + l.quoted(),
+      {1, 3, 4});
+  const auto full =
+      from_toml("name=\"gaussian\"\nmean=" + m.quoted() + "\ncov=" + c.quoted(), {1, 3, 4});
   const at::Tensor x = Rng(4).normal({5, 1, 3, 4}, at::kDouble) * 5;
   EXPECT_LT(relative_error(low->log_prob(x, Rng(0)), full->log_prob(x, Rng(0))), 1e-9);
-  const auto single = from_toml("name=\"gaussian\"\nmean=" + m.quoted() + "\nsigma=" + s.quoted() + "\nfactors=" + l.quoted(), {1, 3, 4}, at::kFloat);
+  const auto single = from_toml(
+      "name=\"gaussian\"\nmean=" + m.quoted() + "\nsigma=" + s.quoted() + "\nfactors=" + l.quoted(),
+      {1, 3, 4}, at::kFloat);
   // factors 30 times sigma: a quadratic form written as a difference would lose 3 more digits
-  EXPECT_LT(relative_error(single->log_prob(x.to(at::kFloat), Rng(0)), full->log_prob(x, Rng(0))), 1e-4);
+  EXPECT_LT(relative_error(single->log_prob(x.to(at::kFloat), Rng(0)), full->log_prob(x, Rng(0))),
+            1e-4);
 }
 
 TEST(GaussianPrior, HasMassOne) {
@@ -116,8 +134,10 @@ TEST(GaussianPrior, HasMassOne) {
 }
 
 TEST(FlowPrior, IsTheFlowsDensity) {
-  for (const std::string toml : {"name = \"realnvp\"\nn_flow = 2\nseqfrac = 1\n", "name = \"realnvp\"\nn_flow = 3\nbatch_norm = false\n",
-                                 "name = \"realnvp\"\nsoftplus = true\n", "name = \"gaussian_diagonal\"\n"}) {
+  for (const std::string toml :
+       {"name = \"realnvp\"\nn_flow = 2\nseqfrac = 1\n",
+        "name = \"realnvp\"\nn_flow = 3\nbatch_norm = false\n",
+        "name = \"realnvp\"\nsoftplus = true\n", "name = \"gaussian_diagonal\"\n"}) {
     FlowContext context;
     context.dim = 8;
     context.dtype = at::kDouble;
@@ -129,10 +149,12 @@ TEST(FlowPrior, IsTheFlowsDensity) {
       if (name.find("running_var") != std::string::npos) v = v.abs() + 0.3;
       file.tensors[name] = v;
     }
-    const fs::path path = fs::temp_directory_path() / ("flow_prior_" + std::to_string(getpid()) + ".safetensors");
+    const fs::path path =
+        fs::temp_directory_path() / ("flow_prior_" + std::to_string(getpid()) + ".safetensors");
     io::write_safetensors(path, file);
     flow->load(file.tensors, path.string());
-    const auto prior = from_toml("name = \"flow\"\nweights = \"" + path.string() + "\"\n[flow]\n" + toml, {1, 2, 4});
+    const auto prior = from_toml(
+        "name = \"flow\"\nweights = \"" + path.string() + "\"\n[flow]\n" + toml, {1, 2, 4});
     const at::Tensor z = Rng(6).normal({7, 8}, at::kDouble);
     const Flow::Sample s = flow->sample(z, false);
     const at::Tensor log_q = base_log_prob(z) - s.log_det, x = s.x.reshape({7, 1, 2, 4});
@@ -144,9 +166,14 @@ TEST(FlowPrior, IsTheFlowsDensity) {
 
 TEST(SumPrior, AddsItsTerms) {
   const at::Tensor x = Rng(1).uniform({3, 1, 4, 4}, at::kDouble);
-  const auto sum = from_toml("name=\"sum\"\n[tv]\nweight=2.0\n[bright]\nname=\"flux\"\ntarget_flux=7.0\nweight=0.1\n", {1, 4, 4});
-  const auto tv = from_toml("name=\"tv\"", {1, 4, 4}), flux = from_toml("name=\"flux\"\ntarget_flux=7.0", {1, 4, 4});
-  EXPECT_LT(relative_error(sum->log_prob(x, Rng(0)), 2 * tv->log_prob(x, Rng(0)) + 0.1 * flux->log_prob(x, Rng(0))), 1e-13);
+  const auto sum = from_toml(
+      "name=\"sum\"\n[tv]\nweight=2.0\n[bright]\nname=\"flux\"\ntarget_flux=7.0\nweight=0.1\n",
+      {1, 4, 4});
+  const auto tv = from_toml("name=\"tv\"", {1, 4, 4}),
+             flux = from_toml("name=\"flux\"\ntarget_flux=7.0", {1, 4, 4});
+  EXPECT_LT(relative_error(sum->log_prob(x, Rng(0)),
+                           2 * tv->log_prob(x, Rng(0)) + 0.1 * flux->log_prob(x, Rng(0))),
+            1e-13);
   const auto terms = sum->terms(x, Rng(0));
   ASSERT_EQ(terms.size(), 2u);
   EXPECT_EQ(terms[0].first, "tv");

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <set>
 #include <sstream>
@@ -29,6 +30,7 @@ struct Spawn {
   int64_t largest_file = 0;      ///< bytes a file may grow to (as on a full disk); 0 = no limit
   double signal_after = -1;      ///< seconds until `signal` is sent; < 0 = never
   int signal = SIGKILL;
+  std::function<bool()> armed = [] { return true; };  ///< those seconds begin when this is true
 };
 
 struct Outcome {
@@ -74,6 +76,7 @@ inline Outcome spawn(const Spawn& s) {
   }
   Outcome result;
   bool sent = s.signal_after < 0;
+  double armed_at = -1;
   for (int status = 0;;) {
     const pid_t done = ::waitpid(child, &status, WNOHANG);
     if (done == child) {
@@ -81,7 +84,8 @@ inline Outcome spawn(const Spawn& s) {
       if (WIFSIGNALED(status)) result.signal = WTERMSIG(status);
       break;
     }
-    if (!sent && elapsed() >= s.signal_after) {
+    if (!sent && armed_at < 0 && s.armed()) armed_at = elapsed();
+    if (!sent && armed_at >= 0 && elapsed() >= armed_at + s.signal_after) {
       ::kill(child, s.signal);
       sent = true;
     }

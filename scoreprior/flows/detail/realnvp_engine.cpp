@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <limits>
 #include <new>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -52,10 +53,14 @@ namespace realnvp_avx512 {
 template <class T>
 std::unique_ptr<RealNvpEngine<T>> make_realnvp_engine(const RealNvpPlan& plan) {
 #ifdef SP_REALNVP_X86
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+  // libtorch's own switch, so that both halves of a program follow it.
+  const char* limit = std::getenv("ATEN_CPU_CAPABILITY");
+  const std::string cap = limit ? limit : "";
+  if (cap != "default" && cap != "avx2" && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw"))
     return std::make_unique<realnvp_avx512::Engine<T>>(plan);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+  if (cap != "default" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return std::make_unique<realnvp_avx2::Engine<T>>(plan);
 #endif
   return std::make_unique<realnvp_base::Engine<T>>(plan);

@@ -1,0 +1,2 @@
+add_executable(nearest_training nearest_training.cpp)
+target_link_libraries(nearest_training PRIVATE scoreprior_pipeline scoreprior_warnings)
