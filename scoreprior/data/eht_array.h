@@ -8,7 +8,7 @@
 namespace scoreprior {
 
 /// Sites of a telescope array: geocentric positions [m] and system equivalent flux densities [Jy].
-/// "eht2017" is the Event Horizon Telescope of April 2017 [EHT2019-II] with two-letter codes: PV
+/// "eht2017" is the Event Horizon Telescope of April 2017 [EHT19II] with two-letter codes: PV
 /// (IRAM 30 m), AZ (SMT), SM (SMA), LM (LMT), AA (ALMA), SP (SPT), AP (APEX), JC (JCMT).
 /// ConfigError for another name.
 std::vector<Site> array_sites(const std::string& name);

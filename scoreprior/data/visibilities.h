@@ -130,7 +130,7 @@ VisibilityTable add_station_noise(VisibilityTable table,
                                   const std::map<std::string, double>& fraction);
 
 /// Station fractions for M87 in April 2017: (sqrt(1 + b) - 1)/4 with b the amplitude calibration
-/// budget of each site [EHT2019-III]; `extra_lm` adds 0.15 to LM.
+/// budget of each site [EHT19III]; `extra_lm` adds 0.15 to LM.
 std::map<std::string, double> m87_station_noise(bool extra_lm);
 /// none | m87 | m87_lm | "AA:0.01,LM:0.2". ConfigError.
 std::map<std::string, double> parse_station_noise(const std::string& text);

@@ -82,7 +82,11 @@ class FlowField {
         score = s.slice(0, 0, images).detach();
         total = total + (s.slice(0, 0, images) * a).sum();
       }
-      const at::Tensor g = torch::autograd::grad({total}, {in})[0];
+      // A score linear in x has a constant divergence: nothing to differentiate beyond the first group.
+      if (!total.requires_grad()) continue;
+      const at::Tensor g =
+          torch::autograd::grad({total}, {in}, {}, c10::nullopt, false, /*allow_unused=*/true)[0];
+      if (!g.defined()) continue;
       const at::Tensor part = g.reshape(split_shape(count, x)).sum(0);
       back = back.defined() ? back + part : part;
     }

@@ -24,6 +24,15 @@ struct ImageOptions {
   }
 };
 
+// Whether the images are brightness on the sky, as far as the configuration says.
+bool observes_sky(const Config& config) {
+  const auto ends = [](const std::string& name) { return std::filesystem::path(name).extension() == ".uvfits"; };
+  const Config data = config.table("data"), likelihood = config.table("likelihood");
+  if (likelihood.is_string("name")) return likelihood.get<std::string>("name") == "interferometry";
+  if (data.is_string("file")) return ends(data.get<std::string>("file"));
+  return data.has("files");  // only visibilities are read from several files
+}
+
 // A true image in the units of x, [C,H,W]; FITS files are in Jy/pixel.
 at::Tensor load_truth(const std::filesystem::path& path, const Shape& shape,
                       const std::optional<Sky>& sky) {
@@ -58,6 +67,7 @@ std::unique_ptr<LogDensity> load_prior(const Config& config, const Session& sess
   if (image.size > 0) context.image_shape = {image.channels, image.size, image.size};
   context.dtype = session.dtype;
   context.device = session.device;
+  if (observes_sky(config)) context.range = "unit";  // brightness is not negative
   return priors().make(config.table("prior"), "score_elbo", context);
 }
 
