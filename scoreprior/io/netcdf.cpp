@@ -2,9 +2,12 @@
 
 #include <ATen/ATen.h>
 #include <netcdf.h>
+#include <netcdf_mem.h>
 
+#include <cstdlib>
 #include <ctime>
 #include <functional>
+#include <memory>
 #include <mutex>
 
 #include "scoreprior/core/errors.h"
@@ -33,11 +36,6 @@ struct NetcdfFile {
   int id = -1;
   ~NetcdfFile() {
     if (id >= 0) nc_close(id);
-  }
-  void close() {
-    const int code = nc_close(id);
-    id = -1;
-    netcdf_try(code);
   }
 };
 
@@ -231,23 +229,23 @@ NetcdfGroup read_group(int group) {
 void write_netcdf(const std::filesystem::path& path, const InferenceData& data) {
   const std::lock_guard<std::mutex> lock(netcdf_mutex());
   const std::string now = utc_now();
-  write_atomically(path, [&](const std::filesystem::path& temporary) {
+  // Built in memory: HDF5 crashes at exit over a file it could not flush to a full disk.
+  NC_memio memory{};
+  try {
     NetcdfFile file;
-    try {
-      const int code = nc_create(temporary.c_str(), NC_NETCDF4 | NC_CLOBBER, &file.id);
-      if (code != NC_NOERR) {
-        file.id = -1;
-        throw CannotCreateError("cannot write " + path.string() + ": " + nc_strerror(code));
-      }
-      for (const auto& [key, text] : data.attributes) put_text(file.id, NC_GLOBAL, key, text);
-      if (data.attributes.count("created_at") == 0) put_text(file.id, NC_GLOBAL, "created_at", now);
-      for (const auto& [name, group] : data.groups)
-        write_group(file.id, name, group, data.attributes, now);
-      file.close();
-    } catch (const NetcdfFailure& failure) {
-      throw IoError("cannot write " + path.string() + ": " + nc_strerror(failure.code));
-    }
-  });
+    netcdf_try(nc_create_mem(path.c_str(), NC_NETCDF4, 0, &file.id));
+    for (const auto& [key, text] : data.attributes) put_text(file.id, NC_GLOBAL, key, text);
+    if (data.attributes.count("created_at") == 0) put_text(file.id, NC_GLOBAL, "created_at", now);
+    for (const auto& [name, group] : data.groups)
+      write_group(file.id, name, group, data.attributes, now);
+    const int id = file.id;
+    file.id = -1;
+    netcdf_try(nc_close_memio(id, &memory));
+  } catch (const NetcdfFailure& failure) {
+    throw IoError("cannot write " + path.string() + ": " + nc_strerror(failure.code));
+  }
+  const std::unique_ptr<void, decltype(&std::free)> owner(memory.memory, std::free);
+  write_text(path, {static_cast<const char*>(memory.memory), memory.size});
 }
 
 InferenceData read_netcdf(const std::filesystem::path& path) {

@@ -63,6 +63,8 @@ at::Tensor load_truth(const std::filesystem::path& path, const Shape& shape,
 
 std::unique_ptr<LogDensity> load_prior(const Config& config, const Session& session) {
   const auto image = config.table("image").read<ImageOptions>();
+  if (image.size < 0) config.table("image").fail("size", "expected a size of 1 or more, or 0");
+  if (image.channels < 1) config.table("image").fail("channels", "expected 1 or more");
   PriorContext context;
   if (image.size > 0) context.image_shape = {image.channels, image.size, image.size};
   context.dtype = session.dtype;

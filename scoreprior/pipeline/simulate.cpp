@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 struct TruthImage {
   at::Tensor x;  // [C,H,W] float64
   double fov_uas = 0;
+  std::string name = "the true image";
 };
 
 // [truth]: `file` (.npy, .fits), or image `index` of a data set's split.
@@ -30,6 +31,7 @@ TruthImage load_truth_image(const Config& config) {
   TruthImage t;
   const auto file = config.get<fs::path>("file", {}, "image file (.npy, .fits) instead of a data set");
   if (!file.empty()) {
+    t.name = file.string();
     if (file.extension() == ".fits" || file.extension() == ".fit") {
       const io::SkyImage image = io::read_fits_image(file);
       t.x = image.pixels.unsqueeze(0);
@@ -56,8 +58,11 @@ TruthImage load_truth_image(const Config& config) {
 void simulate_sky(const Config& observe_table, TruthImage truth, const Rng& rng, const fs::path& folder) {
   const auto flux = observe_table.get<double>("total_flux", 0.6, "total flux of the image [Jy]");
   const auto options = observe_table.read<ObserveOptions>();
+  if (!(flux > 0)) observe_table.fail("total_flux", "expected a positive flux [Jy]");
   if (truth.fov_uas <= 0) throw DataError("[truth] needs fov_uas for an observation of the sky");
   if (truth.x.size(0) != 1) throw DataError("an observation of the sky needs a one-channel image");
+  if (!(truth.x.sum().item<double>() > 0))
+    throw DataError(truth.name + ": its pixels sum to nothing; there is no light to observe");
   truth.x = truth.x * (flux / truth.x.sum().item<double>());
   const SkyGrid grid = make_sky_grid(truth.x.size(1), truth.x.size(2), truth.fov_uas);
   const auto model = [&](const VisibilityTable& t) {

@@ -138,7 +138,9 @@ class ResumeTest : public ::testing::Test {
       if (file.extension() == ".npy") io::read_npy(file);
       if (file.extension() == ".npz") io::read_npz(file);
       if (file.extension() == ".safetensors") io::read_safetensors(file);
-      if (file.extension() == ".json") EXPECT_TRUE(nlohmann::json::accept(bytes)) << name;
+      if (file.extension() == ".json") {
+        EXPECT_TRUE(nlohmann::json::accept(bytes)) << name;
+      }
     }
   }
 
