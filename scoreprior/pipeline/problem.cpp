@@ -66,6 +66,7 @@ std::unique_ptr<LogDensity> load_prior(const Config& config, const Session& sess
   if (image.size < 0) config.table("image").fail("size", "expected a size of 1 or more, or 0");
   if (image.channels < 1) config.table("image").fail("channels", "expected 1 or more");
   PriorContext context;
+  context.read_array = io::read_npy;
   if (image.size > 0) context.image_shape = {image.channels, image.size, image.size};
   context.dtype = session.dtype;
   context.device = session.device;
@@ -81,6 +82,7 @@ Measurement load_measurement(const Config& config, const Shape& shape, const Ses
   context.image_shape = shape;
   context.dtype = session.dtype;
   context.device = session.device;
+  context.read_array = io::read_npy;
   context.forward = config.table("forward");
   const char* kind = m.observation.visibilities ? "interferometry" : "gaussian";
   m.likelihood = likelihoods().make(config.table("likelihood"), kind, m.observation, context);

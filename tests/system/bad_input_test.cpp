@@ -114,10 +114,10 @@ struct BadInput {
   std::string name;
   Words command;
   int code;
-  std::string says;            // part of the sentence
-  std::string copy;            // fixture copied into the row's folder as "work"
-  int64_t largest_file = 0;    // bytes a file may grow to
-  Words intact;                // files of the copy that must keep their bytes
+  std::string says;          // part of the sentence
+  std::string copy;          // fixture copied into the row's folder as "work"
+  int64_t largest_file = 0;  // bytes a file may grow to
+  Words intact;              // files of the copy that must keep their bytes
 };
 
 class BadInputTest : public ::testing::Test {
@@ -168,7 +168,8 @@ class BadInputTest : public ::testing::Test {
   }
 
   static void make_measurements() {
-    const at::Tensor y = at::rand({1, 8, 8}, at::kDouble), s = at::full({1, 8, 8}, 0.1, at::kDouble);
+    const at::Tensor y = at::rand({1, 8, 8}, at::kDouble),
+                     s = at::full({1, 8, 8}, 0.1, at::kDouble);
     const auto spoilt = [](at::Tensor a, double value) {
       a = a.clone();
       a.view(-1)[5] = value;
@@ -198,8 +199,11 @@ class BadInputTest : public ::testing::Test {
     write_bytes(root() / "truncated.npy", npy.substr(0, npy.size() - 100));
     write_bytes(root() / "garbage.npy", "not an array");
     write_bytes(root() / "header.npy", std::string(npy).replace(14, 30, 30, '?'));
-    write_bytes(root() / "pictures" / "broken.png", "\x89PNG\r\n\x1a\n but no more");
+    for (int k = 0; k < 10; ++k)  // enough for a share in every split
+      write_bytes(root() / "pictures" / ("broken" + std::to_string(k) + ".png"),
+                  "\x89PNG\r\n\x1a\n but no more");
     write_bytes(root() / "notes.txt", "hello");
+    fs::create_symlink("/dev/full", root() / "full.npy");
 
     const std::string good = slurp(root() / "sky" / "observation.uvfits");
     for (const size_t n : {size_t{0}, size_t{100}, size_t{3000}, good.size() / 4, good.size() / 2})
@@ -248,9 +252,10 @@ class BadInputTest : public ::testing::Test {
     make_model("centered.safetensors", m, {{"centered", true}}, {1, 8, 8}, "centered");
   }
 
-  static void make_model(const std::string& file, ModelFile m,
-                         const std::vector<std::pair<std::string, decltype(ConfigNode::value)>>& keys,
-                         const Shape& shape, const std::string& range) {
+  static void make_model(
+      const std::string& file, ModelFile m,
+      const std::vector<std::pair<std::string, decltype(ConfigNode::value)>>& keys,
+      const Shape& shape, const std::string& range) {
     for (const auto& [key, value] : keys) {
       const auto node = std::make_shared<ConfigNode>();
       node->value = value;
@@ -275,7 +280,8 @@ class BadInputTest : public ::testing::Test {
   static void check(const BadInput& row, std::string* failures) {
     const fs::path folder = root() / "rows" / row.name;
     fs::create_directories(folder);
-    if (!row.copy.empty()) fs::copy(root() / row.copy, folder / "work", fs::copy_options::recursive);
+    if (!row.copy.empty())
+      fs::copy(root() / row.copy, folder / "work", fs::copy_options::recursive);
     const auto before = files_below(folder);
     Spawn s{row.command, folder};
     for (auto& a : s.arguments) a = placed(a);
@@ -289,7 +295,8 @@ class BadInputTest : public ::testing::Test {
       bad << "  not one line\n";
     if (o.err.find(placed(row.says)) == std::string::npos)
       bad << "  does not say \"" << placed(row.says) << "\"\n";
-    for (const char* leak : {"terminate", "what()", "frame #", "Exception raised", "internal error", "0x"})
+    for (const char* leak :
+         {"terminate", "what()", "frame #", "Exception raised", "internal error", "0x"})
       if (o.err.find(leak) != std::string::npos) bad << "  shows \"" << leak << "\"\n";
     const auto after = files_below(folder);
     for (const auto& file : row.intact)
@@ -297,7 +304,8 @@ class BadInputTest : public ::testing::Test {
           before.at("work/" + file) != after.at("work/" + file))
         bad << "  " << file << " was damaged\n";
     for (const auto& name : temporaries_below(folder)) bad << "  left " << name << "\n";
-    if (!bad.str().empty()) *failures += row.name + ":\n" + bad.str() + "  it said: " + o.err + "\n";
+    if (!bad.str().empty())
+      *failures += row.name + ":\n" + bad.str() + "  it said: " + o.err + "\n";
   }
 
   static std::vector<size_t> lengths_;
@@ -332,38 +340,55 @@ std::vector<BadInput> BadInputTest::table() {
 
   // Usage: 64.
   plain("no_command", {}, 64, "command");
-  plain("unknown_command", {"trian", train}, 64, "unknown command \"trian\"; did you mean \"train\"?");
+  plain("unknown_command", {"trian", train}, 64,
+        "unknown command \"trian\"; did you mean \"train\"?");
   plain("unknown_option", {"run", sky, "--verbos"}, 64, "--verbos");
   plain("no_config_argument", {"run"}, 64, "CONFIG");
   plain("threads_not_a_number", {"run", sky, "--threads", "many"}, 64, "--threads");
   plain("threads_negative", {"run", sky, "--threads", "-2"}, 64, "--threads");
   plain("seed_negative", {"run", sky, "--seed", "-2"}, 64, "--seed");
-  plain("override_without_value", {"run", sky, "infer.steps", "--out", "out"}, 64, "expected key=value, got \"infer.steps\"");
+  plain("override_without_value", {"run", sky, "infer.steps", "--out", "out"}, 64,
+        "expected key=value, got \"infer.steps\"");
   plain("override_without_key", {"run", sky, "=3", "--out", "out"}, 64, "expected key=value");
-  plain("override_empty_key", {"run", sky, "infer..steps=3", "--out", "out"}, 64, "empty key in \"infer..steps\"");
+  plain("override_empty_key", {"run", sky, "infer..steps=3", "--out", "out"}, 64,
+        "empty key in \"infer..steps\"");
   plain("unknown_device", {"run", sky, "--device", "tpu", "--out", "out"}, 64, "--device");
-  plain("unknown_device_sample", {"sample", "@/trained/model.safetensors", "--device", "tpu"}, 64, "--device");
+  plain("unknown_device_sample", {"sample", "@/trained/model.safetensors", "--device", "tpu"}, 64,
+        "--device");
   plain("unknown_dtype", {"eval", "sde", "--dtype", "float16"}, 64, "float16");
-  plain("unknown_component", {"eval", "scor"}, 64, "unknown component \"scor\"; did you mean \"score\"?");
+  plain("unknown_component", {"eval", "scor"}, 64,
+        "unknown component \"scor\"; did you mean \"score\"?");
   plain("unknown_demo", {"demo", "blackhol", "--out", "out"}, 64, "unknown demo \"blackhol\"");
   plain("eval_missing_input", {"eval", "prior", "--out", "logp=o.npy"}, 64, "--in x=FILE.npy");
-  plain("eval_bad_assignment", {"eval", "prior", "--in", "x.npy"}, 64, "expected name=file.npy, got \"x.npy\"");
-  plain("eval_unknown_output", {"eval", "sde", "--in", "t=@/t2.npy", "--out", "mean=o.npy"}, 64, "no output \"mean\"");
+  plain("eval_bad_assignment", {"eval", "prior", "--in", "x.npy"}, 64,
+        "expected name=file.npy, got \"x.npy\"");
+  plain("eval_unknown_output", {"eval", "sde", "--in", "t=@/t2.npy", "--out", "mean=o.npy"}, 64,
+        "no output \"mean\"");
   plain("sample_no_images", {"sample", "@/trained/model.safetensors", "-n", "0"}, 64, "--count");
 
   // Configuration: 78.
-  run("toml_syntax", changed("syntax", kSky, "size = 16", "size = = 16"), {}, 78, "@/syntax.toml:5: ");
-  run("unknown_top_key", changed("top", kSky, "seed = 1", "sed = 1"), {}, 78, "@/top.toml:1: unknown key \"sed\"; did you mean \"seed\"?");
-  run("unknown_table", changed("table", kSky, "[image]\nsize", "[image]\nsize = 16\n[imag]\nsize"), {}, 78, "@/table.toml:6: unknown key \"imag\"; did you mean \"image\"?");
-  run("unknown_key", changed("nested", kSky, "batch = 4", "bach = 4"), {}, 78, "@/nested.toml:14: unknown key \"bach\" in [infer]; did you mean \"batch\"?");
-  run("unknown_deep_key", changed("deep", kSky, "\"gaussian_diagonal\"", "\"gaussian_diagonal\"\nsoftpus = true"), {}, 78, "@/deep.toml:19: unknown key \"softpus\" in [infer.flow]; did you mean \"softplus\"?");
-  run("unknown_override", sky, {"infer.stepz=3"}, 78, "unknown key \"stepz\" in [infer]; did you mean \"steps\"?");
+  run("toml_syntax", changed("syntax", kSky, "size = 16", "size = = 16"), {}, 78,
+      "@/syntax.toml:5: ");
+  run("unknown_top_key", changed("top", kSky, "seed = 1", "sed = 1"), {}, 78,
+      "@/top.toml:1: unknown key \"sed\"; did you mean \"seed\"?");
+  run("unknown_table", changed("table", kSky, "[image]\nsize", "[image]\nsize = 16\n[imag]\nsize"),
+      {}, 78, "@/table.toml:6: unknown key \"imag\"; did you mean \"image\"?");
+  run("unknown_key", changed("nested", kSky, "batch = 4", "bach = 4"), {}, 78,
+      "@/nested.toml:14: unknown key \"bach\" in [infer]; did you mean \"batch\"?");
+  run("unknown_deep_key",
+      changed("deep", kSky, "\"gaussian_diagonal\"", "\"gaussian_diagonal\"\nsoftpus = true"), {},
+      78, "@/deep.toml:19: unknown key \"softpus\" in [infer.flow]; did you mean \"softplus\"?");
+  run("unknown_override", sky, {"infer.stepz=3"}, 78,
+      "unknown key \"stepz\" in [infer]; did you mean \"steps\"?");
   run("unknown_data_key", sky, {"data.min_snrr=3"}, 78, "did you mean \"min_snr\"?");
-  run("wrong_type", changed("type", kSky, "steps = 3", "steps = \"many\""), {}, 78, "@/type.toml:13: \"steps\" in [infer]: expected an integer, got a string");
+  run("wrong_type", changed("type", kSky, "steps = 3", "steps = \"many\""), {}, 78,
+      "@/type.toml:13: \"steps\" in [infer]: expected an integer, got a string");
   run("fraction_of_a_step", sky, {"infer.steps=2.5"}, 78, "expected an integer, got a number");
-  run("value_for_a_table", changed("value", kSky, "[image]\nsize = 16", "[image.size]\nx = 16"), {}, 78, "@/value.toml:4: \"size\" in [image]: expected an integer, got a table");
+  run("value_for_a_table", changed("value", kSky, "[image]\nsize = 16", "[image.size]\nx = 16"), {},
+      78, "@/value.toml:4: \"size\" in [image]: expected an integer, got a table");
   run("table_is_a_value", sky, {"infer=3"}, 78, "expected a table [infer], got an integer");
-  run("negative_steps", sky, {"infer.steps=-5"}, 78, "\"steps\" in [infer]: steps must be positive");
+  run("negative_steps", sky, {"infer.steps=-5"}, 78,
+      "\"steps\" in [infer]: steps must be positive");
   run("negative_seed_key", sky, {"seed=-1"}, 78, "\"seed\": expected a non-negative integer");
   run("no_draws", sky, {"infer.n_draws=0"}, 78, "n_draws must be positive");
   run("negative_size", sky, {"image.size=-4"}, 78, "\"size\" in [image]");
@@ -376,8 +401,10 @@ std::vector<BadInput> BadInputTest::table() {
   run("unknown_flow", sky, {"infer.flow.name=realnvpp"}, 78, "did you mean \"realnvp\"?");
   run("unknown_covariance", sky, {"likelihood.closure_covariance=exakt"}, 78, "closure_covariance");
   run("unknown_dtype_key", sky, {"run.dtype=float16"}, 78, "expected one of float32 | float64");
-  run("no_file_key", changed("nofile", kSky, "file = \"@/sky/observation.uvfits\"", ""), {}, 78, "missing key \"file\" in [data]");
-  run("unknown_measurement_kind", sky, {"data.file=@/notes.txt"}, 78, "unknown kind of measurement \"notes.txt\"");
+  run("no_file_key", changed("nofile", kSky, "file = \"@/sky/observation.uvfits\"", ""), {}, 78,
+      "missing key \"file\" in [data]");
+  run("unknown_measurement_kind", sky, {"data.file=@/notes.txt"}, 78,
+      "unknown kind of measurement \"notes.txt\"");
   run("unknown_site", sky, {"data.drop_sites=[\"ZZ\"]"}, 78, "no site \"ZZ\" in the observation");
   run("sigma_zero_key", linear, {"likelihood.sigma=0"}, 78, "sigma must be positive");
   run("score_without_weights", sky, {"prior.name=score_elbo"}, 78, "weights");
@@ -385,8 +412,10 @@ std::vector<BadInput> BadInputTest::table() {
   train_with("training_steps", {"training.steps=-1"}, 78, "\"steps\" in [training]");
   train_with("training_batch", {"training.batch=0"}, 78, "\"batch\" in [training]");
   train_with("training_lr", {"training.lr=-0.1"}, 78, "\"lr\" in [training]");
-  train_with("training_key", {"training.lrr=0.1"}, 78, "unknown key \"lrr\" in [training]; did you mean \"lr\"?");
-  train_with("training_schedule", {"training.schedule=linear"}, 78, "expected one of constant | cosine");
+  train_with("training_key", {"training.lrr=0.1"}, 78,
+             "unknown key \"lrr\" in [training]; did you mean \"lr\"?");
+  train_with("training_schedule", {"training.schedule=linear"}, 78,
+             "expected one of constant | cosine");
   train_with("sde_beta", {"sde.beta_min=-1"}, 78, "beta_min");
   train_with("sde_type", {"sde.type=vpp"}, 78, "vpp");
   train_with("network_too_deep", {"model.ch_mult=[1,1,1,1,1,1]"}, 78, "ch_mult");
@@ -394,7 +423,8 @@ std::vector<BadInput> BadInputTest::table() {
   train_with("network_other_size", {"model.image_size=16"}, 78, "\"image_size\" in [model]");
   train_with("data_size_zero", {"data.image_size=0"}, 78, "image_size");
   train_with("data_split_option", {"data.k0=-1"}, 78, "k0");
-  simulate_with("observe_key", {"observe.arry=eht2017"}, 78, "unknown key \"arry\" in [observe]; did you mean \"array\"?");
+  simulate_with("observe_key", {"observe.arry=eht2017"}, 78,
+                "unknown key \"arry\" in [observe]; did you mean \"array\"?");
   simulate_with("observe_array", {"observe.array=eht1917"}, 78, "eht1917");
   simulate_with("observe_times", {"observe.stop_hours=-1"}, 78, "stop_hours");
   simulate_with("observe_flux", {"observe.total_flux=0"}, 78, "total_flux");
@@ -403,18 +433,25 @@ std::vector<BadInput> BadInputTest::table() {
   simulate_with("truth_size", {"truth.image_size=-3"}, 78, "image_size");
 
   // Missing: 66.
-  run("missing_config", at("nowhere.toml"), {}, 66, "configuration file @/nowhere.toml does not exist");
+  run("missing_config", at("nowhere.toml"), {}, 66,
+      "configuration file @/nowhere.toml does not exist");
   run("config_is_a_folder", at("sky"), {}, 66, "is a folder, not a file");
   run("missing_data", sky, {"data.file=@/nowhere.uvfits"}, 66, "@/nowhere.uvfits does not exist");
   run("missing_arrays", linear, {"data.file=@/nowhere.npz"}, 66, "@/nowhere.npz does not exist");
   run("missing_truth", sky, {"data.truth=@/nowhere.fits"}, 66, "@/nowhere.fits does not exist");
-  run("missing_model", score, {"prior.score.weights=@/nowhere.safetensors"}, 66, "@/nowhere.safetensors does not exist");
-  simulate_with("missing_array_file", {"observe.array_file=@/nowhere.txt"}, 66, "@/nowhere.txt does not exist");
-  train_with("missing_images", {"data.name=image_folder", "data.path=@/nowhere", "data.slope=3"}, 66, "@/nowhere");
-  plain("missing_sample_model", {"sample", "@/nowhere.safetensors"}, 66, "model @/nowhere.safetensors does not exist");
-  plain("missing_eval_array", {"eval", "sde", "--in", "t=@/nowhere.npy", "--out", "std=o.npy"}, 66, "@/nowhere.npy does not exist");
+  run("missing_model", score, {"prior.score.weights=@/nowhere.safetensors"}, 66,
+      "@/nowhere.safetensors does not exist");
+  simulate_with("missing_array_file", {"observe.array_file=@/nowhere.txt"}, 66,
+                "@/nowhere.txt does not exist");
+  train_with("missing_images", {"data.name=image_folder", "data.path=@/nowhere", "data.slope=3"},
+             66, "@/nowhere");
+  plain("missing_sample_model", {"sample", "@/nowhere.safetensors"}, 66,
+        "model @/nowhere.safetensors does not exist");
+  plain("missing_eval_array", {"eval", "sde", "--in", "t=@/nowhere.npy", "--out", "std=o.npy"}, 66,
+        "@/nowhere.npy does not exist");
   plain("missing_info", {"info", "@/nowhere.npy"}, 66, "@/nowhere.npy does not exist");
-  plain("missing_run_folder", {"report", "@/nowhere"}, 66, "@/nowhere is not a finished run folder");
+  plain("missing_run_folder", {"report", "@/nowhere"}, 66,
+        "@/nowhere is not a finished run folder");
 
   // Data: 65.
   for (const size_t n : lengths_) {
@@ -422,103 +459,201 @@ std::vector<BadInput> BadInputTest::table() {
     run("uvfits_" + std::to_string(n), sky, {"data.file=@/" + file}, 65, file);
   }
   run("uvfits_noise", sky, {"data.file=@/noise.uvfits"}, 65, "@/noise.uvfits: not a FITS file");
-  run("uvfits_noise_after_header", sky, {"data.file=@/noise_after_header.uvfits"}, 65, "noise_after_header.uvfits: ");
+  run("uvfits_noise_after_header", sky, {"data.file=@/noise_after_header.uvfits"}, 65,
+      "noise_after_header.uvfits: ");
   run("uvfits_is_an_image", sky, {"data.file=@/image.uvfits"}, 65, "image.uvfits: ");
   run("uvfits_flagged", sky, {"data.file=@/flagged.uvfits"}, 65, "every visibility is flagged");
   run("uvfits_nan", sky, {"data.file=@/nan.uvfits"}, 65, "visibility 4 is not a number");
   plain("uvfits_info", {"info", "@/truncated_3000.uvfits"}, 65, "truncated_3000.uvfits: ");
   run("no_snr", sky, {"data.min_snr=1e9"}, 65, "no visibilities are left after flagging");
   run("no_long_baseline", sky, {"data.min_uv=1e15"}, 65, "no baseline is longer than min_uv");
-  run("no_weights", sky, {"likelihood.cphase_weight=0", "likelihood.logcamp_weight=0"}, 65, "nothing to fit");
-  run("image_is_uvfits", sky, {"data.truth=@/visibilities.fits"}, 65, "@/visibilities.fits: a UVFITS file, not an image");
-  run("truth_size_differs", sky, {"data.truth=@/truth_small.npy"}, 65, "the truth has the shape [1,8,8], expected [1,16,16]");
+  run("no_weights", sky, {"likelihood.cphase_weight=0", "likelihood.logcamp_weight=0"}, 65,
+      "nothing to fit");
+  run("image_is_uvfits", sky, {"data.truth=@/visibilities.fits"}, 65,
+      "@/visibilities.fits: a UVFITS file, not an image");
+  run("truth_size_differs", sky, {"data.truth=@/truth_small.npy"}, 65,
+      "the truth has the shape [1,8,8], expected [1,16,16]");
   run("truth_nan", sky, {"data.truth=@/truth_nan.npy"}, 65, "truth_nan.npy: ");
   run("truth_not_an_array", sky, {"data.truth=@/garbage.npy"}, 65, "garbage.npy: not an NPY file");
-  run("truth_field_differs", sky, {"data.truth=@/sky/truth.fits", "likelihood.fov_uas=160"}, 65, "truth.fits: a field of");
+  run("truth_field_differs", sky, {"data.truth=@/sky/truth.fits", "likelihood.fov_uas=160"}, 65,
+      "truth.fits: a field of");
   run("colour_sky", sky, {"image.channels=3"}, 78, "[3,16,16]");
   run("arrays_for_the_sky", sky, {"data.file=@/linear.npz"}, 65, "visibilities");
   run("sky_for_arrays", sky, {"likelihood.name=gaussian"}, 65, "no measurement vector y");
-  run("y_nan", linear, {"data.file=@/nan_y.npz"}, 65, "nan_y.npz: y holds values that are not finite");
-  run("sigma_nan", linear, {"data.file=@/nan_sigma.npz"}, 65, "nan_sigma.npz: sigma holds values that are not finite");
+  run("y_nan", linear, {"data.file=@/nan_y.npz"}, 65,
+      "nan_y.npz: y holds values that are not finite");
+  run("sigma_nan", linear, {"data.file=@/nan_sigma.npz"}, 65,
+      "nan_sigma.npz: sigma holds values that are not finite");
   run("sigma_zero", linear, {"data.file=@/zero_sigma.npz"}, 65, "sigma is not positive everywhere");
-  run("sigma_negative", linear, {"data.file=@/negative_sigma.npz"}, 65, "sigma is not positive everywhere");
-  run("y_size", linear, {"data.file=@/small_y.npz"}, 65, "the forward model gives 64 numbers, the observation has 32");
+  run("sigma_negative", linear, {"data.file=@/negative_sigma.npz"}, 65,
+      "sigma is not positive everywhere");
+  run("y_size", linear, {"data.file=@/small_y.npz"}, 65,
+      "the forward model gives 64 numbers, the observation has 32");
   run("y_empty", linear, {"data.file=@/empty_y.npz"}, 65, "y is empty");
   run("y_absent", linear, {"data.file=@/no_y.npz"}, 65, "no array y");
-  run("npz_truncated", linear, {"data.file=@/truncated.npz"}, 65, "truncated.npz: not an NPZ (zip) file, or damaged");
-  run("npz_garbage", linear, {"data.file=@/garbage.npz"}, 65, "garbage.npz: not an NPZ (zip) file, or damaged");
+  run("npz_truncated", linear, {"data.file=@/truncated.npz"}, 65,
+      "truncated.npz: not an NPZ (zip) file, or damaged");
+  run("npz_garbage", linear, {"data.file=@/garbage.npz"}, 65,
+      "garbage.npz: not an NPZ (zip) file, or damaged");
   run("npz_damaged", linear, {"data.file=@/damaged.npz"}, 65, "damaged.npz");
-  run("model_truncated", score, {"prior.score.weights=@/truncated.safetensors"}, 65, "truncated.safetensors: truncated");
-  run("model_headless", score, {"prior.score.weights=@/headless.safetensors"}, 65, "too short to be a safetensors file");
-  run("model_garbage", score, {"prior.score.weights=@/garbage.safetensors"}, 65, "the safetensors header is not JSON");
-  run("model_incomplete", score, {"prior.score.weights=@/incomplete.safetensors"}, 65, "incomplete.safetensors");
+  run("model_truncated", score, {"prior.score.weights=@/truncated.safetensors"}, 65,
+      "truncated.safetensors: truncated");
+  run("model_headless", score, {"prior.score.weights=@/headless.safetensors"}, 65,
+      "too short to be a safetensors file");
+  run("model_garbage", score, {"prior.score.weights=@/garbage.safetensors"}, 65,
+      "the safetensors header is not JSON");
+  run("model_incomplete", score, {"prior.score.weights=@/incomplete.safetensors"}, 65,
+      "incomplete.safetensors");
   run("model_nan", score, {"prior.score.weights=@/nan.safetensors"}, 65, "not finite");
   run("model_colour", score, {"prior.score.weights=@/colour.safetensors"}, 78, "[3,8,8]");
   run("model_centered", score, {"prior.score.weights=@/centered.safetensors"}, 65, "centered");
   run("model_is_an_array", score, {"prior.score.weights=@/x.npy"}, 65, "x.npy: ");
-  simulate_with("simulate_nan", {"truth.file=@/truth_nan.npy"}, 65, "truth_nan.npy: has pixels that are not finite");
-  rows.back().command[1] = changed("from_file", kSimulate, "name = \"blackhole\"\nimage_size = 16\n", "");
+  simulate_with("simulate_nan", {"truth.file=@/truth_nan.npy"}, 65,
+                "truth_nan.npy: has pixels that are not finite");
+  rows.back().command[1] =
+      changed("from_file", kSimulate, "name = \"blackhole\"\nimage_size = 16\n", "");
   simulate_with("simulate_dark", {"truth.file=@/truth_zero.npy"}, 65, "truth_zero.npy");
   rows.back().command[1] = at("from_file.toml");
-  simulate_with("source_below_horizon", {"observe.elevation_min=89.9", "observe.elevation_max=89.95"}, 65, "no two telescopes see the source");
-  train_with("images_nan", {"data.name=array_stack", "data.path=@/stack_nan.npy"}, 65, "stack_nan.npy");
-  plain("npy_truncated", {"eval", "sde", "--in", "t=@/truncated.npy", "--out", "std=o.npy"}, 65, "truncated.npy: truncated");
+  simulate_with("source_below_horizon",
+                {"observe.elevation_min=89.9", "observe.elevation_max=89.95"}, 65,
+                "no two telescopes see the source");
+  train_with("images_broken", {"data.valid_fraction=0.3", "data.test_fraction=0.3"}, 65, "broken");
+  rows.back().command[1] = changed("pictures", kTrain, "\"gaussian_field\"",
+                                   "\"image_folder\"\npath = \"@/pictures\"\nsplit_by = \"range\"");
+  train_with("images_nan", {"data.name=array_stack", "data.path=@/stack_nan.npy"}, 65,
+             "stack_nan.npy");
+  plain("npy_truncated", {"eval", "sde", "--in", "t=@/truncated.npy", "--out", "std=o.npy"}, 65,
+        "truncated.npy: truncated");
   plain("npy_garbage", {"info", "@/garbage.npy"}, 65, "garbage.npy: not an NPY file");
   plain("npy_header", {"info", "@/header.npy"}, 65, "header.npy: ");
   plain("info_unknown", {"info", "@/notes.txt"}, 65, "unknown kind of file");
   plain("info_folder", {"info", "@/sky"}, 65, "not a run folder");
-  const Words elbo = {"--set", "prior.name=score_elbo", "--set", "prior.score.weights=@/trained/model.safetensors"};
+  const Words elbo = {"--set", "prior.name=score_elbo", "--set",
+                      "prior.score.weights=@/trained/model.safetensors"};
   const auto eval = [&](const std::string& name, Words command, int code, const std::string& says) {
     if (command[0] == "prior") command.insert(command.end(), elbo.begin(), elbo.end());
     command.insert(command.begin(), "eval");
     plain(name, command, code, says);
   };
-  eval("eval_flat_image", {"prior", "--in", "x=@/x_flat.npy", "--out", "logp=o.npy"}, 78, "[1,8,8]");
-  eval("eval_score_times", {"score", "--set", "score.weights=@/trained/model.safetensors", "--in", "x=@/x.npy", "--in",
-                            "t=@/t3.npy", "--out", "score=o.npy"}, 65, "expected x [B,C,H,W] and t [B]");
-  eval("eval_score_shape", {"score", "--set", "score.weights=@/trained/model.safetensors", "--in", "x=@/t2.npy", "--in",
-                            "t=@/t2.npy", "--out", "score=o.npy"}, 65, "[2]");
-  eval("eval_sde_shapes", {"sde", "--in", "t=@/t3.npy", "--in", "x=@/x.npy", "--out", "drift=o.npy"}, 65, "eval sde: the arrays do not fit");
-  eval("eval_forward_shape", {"forward", "--set", "forward.image_size=16", "--in", "x=@/x.npy", "--out", "y=o.npy"}, 65, "x");
-  eval("eval_flow_shape", {"flow", "--set", "flow.name=gaussian_diagonal", "--set", "flow.dim=5", "--in", "z=@/t2.npy",
-                           "--out", "x=o.npy"}, 65, "z");
-  rows.push_back({"checkpoint_damaged", {"train", train, "training.steps=4", "--quiet", "--out", "work"}, 65,
-                  "checkpoint.safetensors: ", "torn_training", 0, {"checkpoint.safetensors", "model.safetensors"}});
-  rows.push_back({"state_damaged", {"run", linear, "--quiet", "--out", "work"}, 65, "state.safetensors: ",
-                  "torn_run", 0, {"state.safetensors", "run.json"}});
-  rows.push_back({"identity_damaged", {"run", linear, "--quiet", "--out", "work"}, 65, "run.json: damaged",
-                  "torn_identity", 0, {"state.safetensors", "run.json"}});
-  rows.push_back({"summary_damaged", {"report", "work", "--quiet"}, 65, "summary.json: damaged", "torn_summary", 0,
+  eval("eval_flat_image", {"prior", "--in", "x=@/x_flat.npy", "--out", "logp=o.npy"}, 78,
+       "[1,8,8]");
+  eval("eval_score_times",
+       {"score", "--set", "score.weights=@/trained/model.safetensors", "--in", "x=@/x.npy", "--in",
+        "t=@/t3.npy", "--out", "score=o.npy"},
+       65, "expected x [B,C,H,W] and t [B]");
+  eval("eval_score_shape",
+       {"score", "--set", "score.weights=@/trained/model.safetensors", "--in", "x=@/t2.npy", "--in",
+        "t=@/t2.npy", "--out", "score=o.npy"},
+       65, "[2]");
+  eval("eval_sde_shapes",
+       {"sde", "--in", "t=@/t3.npy", "--in", "x=@/x.npy", "--out", "drift=o.npy"}, 65,
+       "eval sde: the arrays do not fit");
+  eval("eval_forward_shape",
+       {"forward", "--set", "forward.image_size=16", "--in", "x=@/x.npy", "--out", "y=o.npy"}, 65,
+       "x");
+  eval("eval_flow_shape",
+       {"flow", "--set", "flow.name=gaussian_diagonal", "--set", "flow.dim=5", "--in", "z=@/t2.npy",
+        "--out", "x=o.npy"},
+       65, "z");
+  rows.push_back({"checkpoint_damaged",
+                  {"train", train, "training.steps=4", "--quiet", "--out", "work"},
+                  65,
+                  "checkpoint.safetensors: ",
+                  "torn_training",
+                  0,
+                  {"checkpoint.safetensors", "model.safetensors"}});
+  rows.push_back({"state_damaged",
+                  {"run", linear, "--quiet", "--out", "work"},
+                  65,
+                  "state.safetensors: ",
+                  "torn_run",
+                  0,
+                  {"state.safetensors", "run.json"}});
+  rows.push_back({"identity_damaged",
+                  {"run", linear, "--quiet", "--out", "work"},
+                  65,
+                  "run.json: damaged",
+                  "torn_identity",
+                  0,
+                  {"state.safetensors", "run.json"}});
+  rows.push_back({"summary_damaged",
+                  {"report", "work", "--quiet"},
+                  65,
+                  "summary.json: damaged",
+                  "torn_summary",
+                  0,
                   {"summary.json", "report.html", "draws.npy"}});
-  rows.push_back({"draws_damaged", {"report", "work", "--quiet"}, 65, "draws.npy: ", "torn_draws", 0,
+  rows.push_back({"draws_damaged",
+                  {"report", "work", "--quiet"},
+                  65,
+                  "draws.npy: ",
+                  "torn_draws",
+                  0,
                   {"summary.json", "report.html", "draws.npy"}});
 
   // Outputs that cannot be made: 73.
-  rows.push_back({"run_of_other_settings", {"run", linear, "infer.steps=4", "--quiet", "--out", "work"}, 73,
-                  "belongs to a run with other settings", "finished", 0,
-                  {"config.toml", "run.json", "draws.npy", "state.safetensors", "summary.json", "report.html"}});
-  rows.push_back({"training_of_other_settings", {"train", train, "training.lr=0.5", "--quiet", "--out", "work"}, 73,
-                  "lr = 0.5 here", "trained", 0,
+  rows.push_back({"run_of_other_settings",
+                  {"run", linear, "infer.steps=4", "--quiet", "--out", "work"},
+                  73,
+                  "belongs to a run with other settings",
+                  "finished",
+                  0,
+                  {"config.toml", "run.json", "draws.npy", "state.safetensors", "summary.json",
+                   "report.html"}});
+  rows.push_back({"training_of_other_settings",
+                  {"train", train, "training.lr=0.5", "--quiet", "--out", "work"},
+                  73,
+                  "lr = 0.5 here",
+                  "trained",
+                  0,
                   {"checkpoint.safetensors", "model.safetensors", "config.toml", "metrics.jsonl"}});
   for (const char* command : {"run", "train", "simulate"}) {
-    const std::string file = at(std::string(command == std::string("run") ? "linear" : command) + ".toml");
-    plain(std::string("file_in_the_way_") + command, {command, file, "--quiet", "--out", "@/notes.txt/out"}, 73, "notes.txt/out");
-    plain(std::string("out_is_a_file_") + command, {command, file, "--quiet", "--out", "@/notes.txt"}, 73, "notes.txt");
+    const std::string file =
+        at(std::string(command == std::string("run") ? "linear" : command) + ".toml");
+    plain(std::string("file_in_the_way_") + command,
+          {command, file, "--quiet", "--out", "@/notes.txt/out"}, 73, "notes.txt/out");
+    plain(std::string("out_is_a_file_") + command,
+          {command, file, "--quiet", "--out", "@/notes.txt"}, 73, "notes.txt");
   }
-  plain("file_in_the_way_sample", {"sample", "@/trained/model.safetensors", "-n", "1", "--steps", "1", "--quiet", "--out",
-                                   "@/notes.txt/out"}, 73, "notes.txt/out");
-  plain("file_in_the_way_demo", {"demo", "blackhole", "--quiet", "--out", "@/notes.txt/out"}, 73, "notes.txt/out");
-  plain("eval_no_folder", {"eval", "sde", "--in", "t=@/t2.npy", "--out", "std=nowhere/o.npy"}, 73, "cannot write nowhere/o.npy");
+  plain("file_in_the_way_sample",
+        {"sample", "@/trained/model.safetensors", "-n", "1", "--steps", "1", "--quiet", "--out",
+         "@/notes.txt/out"},
+        73, "notes.txt/out");
+  plain("file_in_the_way_demo", {"demo", "blackhole", "--quiet", "--out", "@/notes.txt/out"}, 73,
+        "notes.txt/out");
+  plain("eval_no_folder", {"eval", "sde", "--in", "t=@/t2.npy", "--out", "std=nowhere/o.npy"}, 73,
+        "cannot write nowhere/o.npy");
 
   // Full disks: 74, and what was there stays.
-  plain("full_device", {"eval", "sde", "--in", "t=@/t2.npy", "--out", "std=/dev/full"}, 74, "cannot write /dev/full");
-  rows.push_back({"full_simulate", {"simulate", simulate, "--quiet", "--out", "work"}, 74, "observation.uvfits", "sky", 20000,
+  plain("full_device", {"eval", "sde", "--in", "t=@/t2.npy", "--out", "std=@/full.npy"}, 74,
+        "cannot write @/full.npy: No space left on device");
+  rows.push_back({"full_simulate",
+                  {"simulate", simulate, "--quiet", "--out", "work"},
+                  74,
+                  "observation.uvfits",
+                  "sky",
+                  20000,
                   {"observation.uvfits", "truth.fits", "truth.npy"}});
-  rows.push_back({"full_train", {"train", train, "training.steps=4", "--quiet", "--out", "work"}, 74,
-                  "checkpoint.safetensors", "trained", 300000, {"checkpoint.safetensors", "model.safetensors"}});
-  rows.push_back({"full_run_state", {"run", linear, "--quiet", "--out", "work"}, 74, "cannot write ", "unfinished", 2900,
+  rows.push_back({"full_train",
+                  {"train", train, "training.steps=4", "--quiet", "--out", "work"},
+                  74,
+                  "checkpoint.safetensors",
+                  "trained",
+                  300000,
+                  {"checkpoint.safetensors", "model.safetensors"}});
+  rows.push_back({"full_run_state",
+                  {"run", linear, "--quiet", "--out", "work"},
+                  74,
+                  "cannot write ",
+                  "unfinished",
+                  2900,
                   {"state.safetensors", "run.json", "config.toml"}});
-  rows.push_back({"full_report", {"report", "work", "--quiet"}, 74, "cannot write", "finished", 2900,
+  rows.push_back({"full_report",
+                  {"report", "work", "--quiet"},
+                  74,
+                  "cannot write",
+                  "finished",
+                  2900,
                   {"summary.json", "report.html", "draws.npy", "run.json"}});
   return rows;
 }
@@ -578,10 +713,12 @@ TEST_F(BadInputTest, CorruptVisibilitiesNeverCrash) {
     std::string bad = good;
     // Half of the seeds aim at the header, where lengths are.
     const size_t reach = seed % 2 ? bad.size() : 5760;
-    for (int k = 0; k < 30; ++k) bad[random() % reach] = static_cast<char>(seed % 4 < 2 ? random() : '0' + random() % 10);
+    for (int k = 0; k < 30; ++k)
+      bad[random() % reach] = static_cast<char>(seed % 4 < 2 ? random() : '0' + random() % 10);
     write_bytes(folder / "bad.uvfits", bad);
     const Outcome o = spawn({{"info", "bad.uvfits"}, folder});
-    EXPECT_TRUE(o.code == 0 || o.code == 65) << "seed " << seed << ": code " << o.code << ", signal " << o.signal << ": " << o.err;
+    EXPECT_TRUE(o.code == 0 || o.code == 65)
+        << "seed " << seed << ": code " << o.code << ", signal " << o.signal << ": " << o.err;
     if (o.code == 65) {
       EXPECT_EQ(o.err.rfind("scoreprior: bad.uvfits: ", 0), 0u) << o.err;
     }

@@ -34,8 +34,8 @@ struct Spawn {
 };
 
 struct Outcome {
-  int code = -1;    ///< exit code, -1 when a signal ended it
-  int signal = 0;   ///< that signal
+  int code = -1;   ///< exit code, -1 when a signal ended it
+  int signal = 0;  ///< that signal
   double seconds = 0;
   std::string out, err;
 };
