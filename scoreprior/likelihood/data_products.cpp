@@ -59,6 +59,10 @@ class VisibilityProduct final : public DataProduct {
   at::Tensor residuals(const ModelVisibilities& m) const override {
     return at::cat({(re_ - m.re) * inverse_sigma_, (im_ - m.im) * inverse_sigma_}, 0);
   }
+  std::pair<at::Tensor, at::Tensor> residual_slopes(const ModelVisibilities&) const override {
+    const at::Tensor slope = at::diag(-inverse_sigma_.squeeze(1)), none = at::zeros_like(slope);
+    return {at::cat({slope, none}, 0).unsqueeze(0), at::cat({none, slope}, 0).unsqueeze(0)};
+  }
 
  private:
   at::Tensor re_, im_, inverse_sigma_, inverse_variance_;  // [M,1]
@@ -84,6 +88,10 @@ class AmplitudeProduct final : public DataProduct {
   }
   at::Tensor residuals(const ModelVisibilities& m) const override {
     return (data_ - m.amplitude) * inverse_sigma_;
+  }
+  std::pair<at::Tensor, at::Tensor> residual_slopes(const ModelVisibilities& m) const override {
+    const at::Tensor scale = -inverse_sigma_ * m.inverse.sqrt();
+    return {at::diag_embed((m.re * scale).t()), at::diag_embed((m.im * scale).t())};
   }
 
  private:
@@ -160,6 +168,10 @@ class BlockClosureProduct final : public ClosureProduct {
     if (covariance != ClosureCovariance::kIndependent || !von_mises_)
       transform_ = transform.to(device, dtype);
     gather_ = at::tensor(gather, at::kLong).to(device);
+    std::vector<int64_t> row_of_slot(t * n, rows);
+    for (int64_t row = 0; row < rows; ++row)
+      if (slot[row] >= 0) row_of_slot[scatter[row]] = row;
+    row_of_slot_ = at::tensor(row_of_slot, at::kLong).view({t, n}).to(device);
     scatter_ = at::tensor(scatter, at::kLong).to(device);
     order_ = at::tensor(order, at::kLong).to(device);
   }
@@ -200,6 +212,18 @@ class BlockClosureProduct final : public ClosureProduct {
     const at::Tensor r = transformed_residuals(m);
     return flat(von_mises_ ? (r / 2).sin() * weight_.sqrt() * 2 : r);
   }
+  std::pair<at::Tensor, at::Tensor> residual_slopes(const ModelVisibilities& m) const override {
+    at::Tensor s = transform_.defined() ? at::bmm(transform_, incidence_) : incidence_;  // [t,k,n]
+    if (von_mises_) s = s * weight_.sqrt();
+    // Spread over the rows of the table, [K,M].
+    at::Tensor slopes = at::zeros({blocks_, block_size_, m.re.size(0) + 1}, s.options());
+    slopes.scatter_add_(2, row_of_slot_.unsqueeze(1).expand_as(s), s);
+    slopes = slopes.slice(2, 0, m.re.size(0)).flatten(0, 1).index_select(0, order_).unsqueeze(0);
+    const at::Tensor re = (m.re * m.inverse).t().unsqueeze(1);  // [B,1,M]
+    const at::Tensor im = (m.im * m.inverse).t().unsqueeze(1);
+    if (phase_) return {slopes * im, slopes * -re};
+    return {slopes * -re, slopes * -im};
+  }
 
  private:
   using IntList = std::array<int64_t, 2>;
@@ -231,7 +255,8 @@ class BlockClosureProduct final : public ClosureProduct {
   at::Tensor data_;       ///< [t,k,1] closures; von Mises: transformed closures
   at::Tensor weight_;     ///< [t,k,1] 1/s'^2 (von Mises)
   at::Tensor transform_;  ///< [t,k,k] T (von Mises; undefined for the identity) or T/s'
-  at::Tensor gather_;     ///< [t*n] row of each slot
+  at::Tensor gather_;     ///< [t*n] row of each slot, 0 for none
+  at::Tensor row_of_slot_;  ///< [t,n] the same, M for none
   at::Tensor scatter_;    ///< [M] slot of each row, t*n for none
   at::Tensor order_;      ///< [K] padded place of each closure
 };

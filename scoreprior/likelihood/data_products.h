@@ -8,6 +8,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "scoreprior/core/visibility_table.h"
 #include "scoreprior/likelihood/closures.h"
@@ -51,6 +52,9 @@ class DataProduct {
   virtual Misfit misfit(const ModelVisibilities& model, bool gradient) const = 0;
   /// [N,B] with sum of squares 2 L.
   virtual at::Tensor residuals(const ModelVisibilities& model) const = 0;
+  /// d residuals / d (Re V, Im V), each [B,N,M] or [1,N,M] where it does not depend on the model. The
+  /// 1 - cos form is taken at small residuals, where it is quadratic.
+  virtual std::pair<at::Tensor, at::Tensor> residual_slopes(const ModelVisibilities& model) const = 0;
   /// log p(data | model) = log_constant() - L.
   virtual double log_constant() const = 0;
 };

@@ -9,12 +9,13 @@
 #include <cmath>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/core/posterior_faces.h"
 #include "scoreprior/likelihood/likelihood.h"
 
 namespace scoreprior {
 namespace {
 
-class GaussianLikelihood final : public Likelihood {
+class GaussianLikelihood : public Likelihood {
  public:
   GaussianLikelihood(std::unique_ptr<ForwardModel> forward, at::Tensor y, at::Tensor sigma,
                      bool normalized, const LikelihoodContext& context)
@@ -76,11 +77,28 @@ class GaussianLikelihood final : public Likelihood {
              sigma_.squeeze(0), forward_->apply(x).flatten(1)}};
   }
 
+ protected:
+  const at::Tensor& measurement() const { return y_; }
+
  private:
   Shape measured(const at::Tensor& a) const { return batched(a.size(0), forward_->output_shape()); }
   std::unique_ptr<ForwardModel> forward_;
   at::Tensor y_, sigma_, inverse_sigma_;  // [1,M]
   double log_constant_ = 0;
+};
+
+/// A linear forward model: T = -A / sigma.
+class LinearGaussianLikelihood final : public GaussianLikelihood, public ResidualJacobian {
+ public:
+  using GaussianLikelihood::GaussianLikelihood;
+  at::Tensor linear_part() const override {
+    at::NoGradGuard no_grad;
+    const int64_t pixels = numel(event_shape());
+    const at::Tensor zero = at::zeros(batched(1, event_shape()), measurement().options());
+    const at::Tensor unit = at::eye(pixels, measurement().options()).view(batched(pixels, event_shape()));
+    return (residuals(unit) - residuals(zero)).t();
+  }
+  at::Tensor slopes(const at::Tensor&) const override { return {}; }
 };
 
 }  // namespace
@@ -118,6 +136,9 @@ std::unique_ptr<Likelihood> make_gaussian_likelihood(const Config& config, const
                     std::to_string(entries) + " measurements");
   if (!at::isfinite(sigma).all().item<bool>() || !sigma.gt(0).all().item<bool>())
     throw DataError("[gaussian] sigma has entries that are not positive and finite");
+  if (forward->linear())
+    return std::make_unique<LinearGaussianLikelihood>(std::move(forward), y, sigma, normalized,
+                                                      context);
   return std::make_unique<GaussianLikelihood>(std::move(forward), y, sigma, normalized, context);
 }
 

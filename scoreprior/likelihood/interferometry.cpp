@@ -174,6 +174,26 @@ at::Tensor InterferometryLikelihood::residuals(const at::Tensor& x) const {
   return at::cat(parts, 0).t();
 }
 
+at::Tensor InterferometryLikelihood::linear_part() const {
+  at::NoGradGuard no_grad;
+  const int64_t pixels = numel(event_shape());
+  const auto parts = transform_.parts(
+      at::eye(pixels, floor2_.options()).mul_(flux_scale_).view(batched(pixels, event_shape())));
+  return at::cat({parts.first, parts.second}, 0);
+}
+
+at::Tensor InterferometryLikelihood::slopes(const at::Tensor& x) const {
+  at::NoGradGuard no_grad;
+  const ModelVisibilities m = model(x);
+  std::vector<at::Tensor> rows;
+  for (const Term& term : terms_) {
+    const auto parts = term.product->residual_slopes(m);
+    const at::Tensor both = at::cat({parts.first, parts.second}, 2) * std::sqrt(term.weight);
+    rows.push_back(both.expand({x.size(0), both.size(1), both.size(2)}));
+  }
+  return at::cat(rows, 1);
+}
+
 ChiSquares InterferometryLikelihood::chi2(const at::Tensor& x) const {
   at::NoGradGuard no_grad;
   const ModelVisibilities m = model(x);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "scoreprior/core/posterior_faces.h"
 #include "scoreprior/forward/visibilities.h"
 #include "scoreprior/likelihood/data_products.h"
 #include "scoreprior/likelihood/likelihood.h"
@@ -53,7 +54,7 @@ struct InterferometryOptions {
 /// reduced chi^2 of `exact` is about 1.2; without those rows 1.1. Cost: one transform and one
 /// adjoint, 4 B N M multiply-adds for N pixels and M visibilities. Where a model visibility is 0
 /// the gradient is finite (see ModelVisibilities); wrapped residuals jump at +-pi.
-class InterferometryLikelihood final : public Likelihood {
+class InterferometryLikelihood final : public Likelihood, public ResidualJacobian {
  public:
   /// Throws DataError for unusable data (not finite, sigma <= 0, nothing to fit).
   InterferometryLikelihood(VisibilityTable table, const InterferometryOptions& options,
@@ -75,6 +76,10 @@ class InterferometryLikelihood final : public Likelihood {
   ChiSquares chi2(const at::Tensor& x) const override;
   /// The same (u,v), times and sigmas with thermal noise; gains are perfect.
   Observation simulate(const at::Tensor& x, const Rng& rng) const override;
+  /// Re V and Im V of an image, [2M,D].
+  at::Tensor linear_part() const override;
+  /// [B,N,2M], each product's rows times the square root of its weight.
+  at::Tensor slopes(const at::Tensor& x) const override;
   /// Dirty image with uniform weights in the units of x, [1,1,H,W].
   at::Tensor naive_image() const override;
   /// Amplitudes against baseline length, closure phases and log closure amplitudes against time,

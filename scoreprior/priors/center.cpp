@@ -4,24 +4,52 @@
  * total flux. */
 #include <ATen/ATen.h>
 
+#include <cmath>
+
+#include "scoreprior/core/posterior_faces.h"
 #include "scoreprior/priors/penalty.h"
 
 namespace scoreprior {
 namespace {
 
-class CenterPenalty final : public Penalty {
+class CenterPenalty final : public Penalty, public ResidualJacobian {
  public:
-  using Penalty::Penalty;
+  CenterPenalty(Shape shape, double weight) : Penalty(std::move(shape), weight), weight_(weight) {}
   at::Tensor penalty(const at::Tensor& x) const override {
+    const auto [row, column, total] = offsets(x);
+    return (row.square() + column.square()) * 0.5;
+  }
+  /// Total flux and its first moments.
+  at::Tensor linear_part() const override {
+    const Shape shape = event_shape();
+    const at::Tensor one = at::ones(shape, at::kDouble);
+    const at::Tensor y = from_middle(one, shape[1]).view({1, -1, 1}).expand_as(one);
+    const at::Tensor z = from_middle(one, shape[2]).view({1, 1, -1}).expand_as(one);
+    return at::stack({one.flatten(), y.flatten(), z.flatten()}, 0);
+  }
+  /// offset = moment / total
+  at::Tensor slopes(const at::Tensor& x) const override {
+    const auto [row, column, total] = offsets(x);
+    const at::Tensor scale = std::sqrt(weight_) / total, none = at::zeros_like(scale);
+    return at::stack({at::stack({-row * scale, scale, none}, 1),
+                      at::stack({-column * scale, none, scale}, 1)},
+                     1);
+  }
+
+ private:
+  struct Offsets {
+    at::Tensor row, column, total;  // [B]
+  };
+  static at::Tensor from_middle(const at::Tensor& x, int64_t n) {
+    return at::arange(n, x.options()) - 0.5 * static_cast<double>(n - 1);
+  }
+  static Offsets offsets(const at::Tensor& x) {
     const at::Tensor light = x.sum(1);  // [B,H,W]
     const at::Tensor total = light.sum({1, 2});
-    const auto offset = [&](int64_t axis) {
-      const int64_t n = light.size(axis);
-      const at::Tensor index = at::arange(n, x.options()) - 0.5 * static_cast<double>(n - 1);
-      return light.sum(axis == 1 ? 2 : 1).matmul(index) / total;
-    };
-    return (offset(1).square() + offset(2).square()) * 0.5;
+    return {light.sum(2).matmul(from_middle(x, light.size(1))) / total,
+            light.sum(1).matmul(from_middle(x, light.size(2))) / total, total};
   }
+  double weight_;
 };
 
 }  // namespace

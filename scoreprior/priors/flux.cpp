@@ -3,6 +3,9 @@
  * law for the total flux. */
 #include <ATen/ATen.h>
 
+#include <cmath>
+
+#include "scoreprior/core/posterior_faces.h"
 #include "scoreprior/priors/penalty.h"
 
 namespace scoreprior {
@@ -18,16 +21,20 @@ struct FluxOptions {
   }
 };
 
-class FluxPenalty final : public Penalty {
+class FluxPenalty final : public Penalty, public ResidualJacobian {
  public:
   FluxPenalty(Shape shape, const FluxOptions& o)
-      : Penalty(std::move(shape), o.weight), target_(o.target_flux) {}
+      : Penalty(std::move(shape), o.weight), target_(o.target_flux), weight_(o.weight) {}
   at::Tensor penalty(const at::Tensor& x) const override {
     return (sum_event(x) - target_).square();
   }
+  at::Tensor linear_part() const override {
+    return at::full({1, numel(event_shape())}, std::sqrt(2 * weight_), at::kDouble);
+  }
+  at::Tensor slopes(const at::Tensor&) const override { return {}; }
 
  private:
-  double target_;
+  double target_, weight_;
 };
 
 }  // namespace

@@ -4,6 +4,8 @@
  * analytic law). Cost: n_times network evaluations per image, one more with the offset. */
 #include <ATen/ATen.h>
 
+#include "scoreprior/core/posterior_faces.h"
+#include "scoreprior/diffusion/denoising_draw.h"
 #include "scoreprior/diffusion/elbo.h"
 #include "scoreprior/diffusion/model_file.h"
 #include "scoreprior/priors/penalty.h"
@@ -20,7 +22,7 @@ struct ScoreElboOptions : ElboOptions {
   }
 };
 
-class ScoreElbo final : public LogDensity {
+class ScoreElbo final : public LogDensity, public DenoisingPrior {
  public:
   ScoreElbo(std::unique_ptr<ScoreModel> model, const ScoreElboOptions& options)
       : model_(std::move(model)), options_(options) {}
@@ -46,6 +48,11 @@ class ScoreElbo final : public LogDensity {
     return {{"score_elbo.prior", t.prior * w},
             {"score_elbo.integral", t.integral * w},
             {"score_elbo.offset", t.offset * w}};
+  }
+
+  at::Tensor draw_given_noisy(const at::Tensor& noisy, double sigma, double steps,
+                              const Rng& rng) const override {
+    return draw_denoised(*model_, noisy, sigma, options_.t0, steps, rng);
   }
 
  private:

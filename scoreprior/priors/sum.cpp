@@ -15,12 +15,15 @@
  * unless the problem says it. Stochastic terms draw from the stream named after their key. */
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
+#include "scoreprior/core/posterior_faces.h"
 #include "scoreprior/priors/prior.h"
 
 namespace scoreprior {
 namespace {
 
-class SumPrior final : public LogDensity {
+class SumPrior : public LogDensity {
  public:
   struct Term {
     std::string key;
@@ -30,13 +33,19 @@ class SumPrior final : public LogDensity {
   Shape event_shape() const override { return terms_.front().density->event_shape(); }
 
   at::Tensor log_prob(const at::Tensor& x, const Rng& rng) const override {
+    return log_prob_without(x, rng, terms_.size());
+  }
+  /// The sum over every term but number `without`.
+  at::Tensor log_prob_without(const at::Tensor& x, const Rng& rng, size_t without) const {
     at::Tensor total;
-    for (const auto& t : terms_) {
-      const at::Tensor value = t.density->log_prob(x, rng.split(t.key));
+    for (size_t i = 0; i < terms_.size(); ++i) {
+      if (i == without) continue;
+      const at::Tensor value = terms_[i].density->log_prob(x, rng.split(terms_[i].key));
       total = total.defined() ? total + value : value;
     }
     return total;
   }
+  const std::vector<Term>& all() const { return terms_; }
 
   std::pair<at::Tensor, at::Tensor> value_and_score(const at::Tensor& x,
                                                     const Rng& rng) const override {
@@ -62,6 +71,72 @@ class SumPrior final : public LogDensity {
   std::vector<Term> terms_;
 };
 
+/// A sum with one diffusion model: the others are its rest().
+class DenoisingSum final : public SumPrior, public DenoisingPrior {
+ public:
+  DenoisingSum(std::vector<Term> terms, size_t denoiser)
+      : SumPrior(std::move(terms)) {
+    bool jacobian = true;
+    for (size_t i = 0; i < all().size(); ++i)
+      if (i != denoiser)
+        jacobian &= dynamic_cast<const ResidualJacobian*>(all()[i].density.get()) != nullptr;
+    if (jacobian)
+      rest_ = std::make_unique<RestWithJacobian>(*this, denoiser);
+    else
+      rest_ = std::make_unique<Rest>(*this, denoiser);
+  }
+  at::Tensor draw_given_noisy(const at::Tensor& noisy, double sigma, double steps,
+                              const Rng& rng) const override {
+    return dynamic_cast<const DenoisingPrior&>(*all()[rest_->without].density)
+        .draw_given_noisy(noisy, sigma, steps, rng);
+  }
+  const LogDensity* rest() const override { return all().size() > 1 ? rest_.get() : nullptr; }
+
+ private:
+  struct Rest : LogDensity {
+    Rest(const SumPrior& sum, size_t without) : sum(sum), without(without) {}
+    Shape event_shape() const override { return sum.event_shape(); }
+    at::Tensor log_prob(const at::Tensor& x, const Rng& rng) const override {
+      return sum.log_prob_without(x, rng, without);
+    }
+    const SumPrior& sum;
+    size_t without;
+  };
+  /// When every other term knows its Jacobian.
+  struct RestWithJacobian final : Rest, ResidualJacobian {
+    using Rest::Rest;
+    at::Tensor linear_part() const override {
+      std::vector<at::Tensor> parts;
+      for (const ResidualJacobian* face : faces()) parts.push_back(face->linear_part());
+      return at::cat(parts, 0);
+    }
+    at::Tensor slopes(const at::Tensor& x) const override {
+      // Block-diagonal over the terms.
+      int64_t columns = 0;
+      for (const ResidualJacobian* face : faces()) columns += face->linear_part().size(0);
+      std::vector<at::Tensor> rows;
+      int64_t first = 0;
+      for (const ResidualJacobian* face : faces()) {
+        const int64_t mine = face->linear_part().size(0);
+        at::Tensor s = face->slopes(x);
+        if (!s.defined()) s = at::eye(mine, x.options()).unsqueeze(0);
+        rows.push_back(at::constant_pad_nd(s.expand({x.size(0), s.size(1), mine}),
+                                           {first, columns - first - mine}));
+        first += mine;
+      }
+      return at::cat(rows, 1);
+    }
+    std::vector<const ResidualJacobian*> faces() const {
+      std::vector<const ResidualJacobian*> out;
+      for (size_t i = 0; i < sum.all().size(); ++i)
+        if (i != without)
+          out.push_back(&dynamic_cast<const ResidualJacobian&>(*sum.all()[i].density));
+      return out;
+    }
+  };
+  std::unique_ptr<Rest> rest_;
+};
+
 }  // namespace
 
 std::unique_ptr<LogDensity> make_sum_prior(const Config& config, const PriorContext& context_in) {
@@ -78,6 +153,13 @@ std::unique_ptr<LogDensity> make_sum_prior(const Config& config, const PriorCont
     terms.push_back({key, std::move(density)});
   }
   if (terms.empty()) config.fail("name", "a sum needs sub-tables, e.g. [prior.tv]");
+  const auto denoises = [](const SumPrior::Term& t) {
+    return dynamic_cast<const DenoisingPrior*>(t.density.get()) != nullptr;
+  };
+  if (std::count_if(terms.begin(), terms.end(), denoises) == 1) {
+    const auto at = std::find_if(terms.begin(), terms.end(), denoises) - terms.begin();
+    return std::make_unique<DenoisingSum>(std::move(terms), static_cast<size_t>(at));
+  }
   return std::make_unique<SumPrior>(std::move(terms));
 }
 

@@ -160,6 +160,23 @@ double ring_half_width(const RingSearch& s, double y, double x, double angle, do
   return -1;
 }
 
+// Faintest over brightest 30-degree sector of the peaks' mean brightness above zero.
+double ridge_contrast(const RingSearch& s, double y, double x, int angles) {
+  constexpr int kSectors = 12;
+  double faintest = 1e300, brightest = 0;
+  for (int sector = 0; sector < kSectors; ++sector) {
+    double sum = 0;
+    const int per = angles / kSectors;
+    for (int k = sector * per; k < (sector + 1) * per; ++k) {
+      const double angle = 2 * kRingPi * k / angles;
+      sum += s.value(y, x, std::abs(s.peak(y, x, angle)), angle) / per;
+    }
+    faintest = std::min(faintest, sum);
+    brightest = std::max(brightest, sum);
+  }
+  return brightest > 0 ? faintest / brightest : 0;
+}
+
 double circular_difference(double a, double b) { return std::remainder(a - b, 360.0); }
 
 }  // namespace
@@ -225,7 +242,8 @@ Ring measure_ring(const at::Tensor& image, double pixel_uas, const RingOptions& 
   }
 
   const RingSearch::Profile profile = search.radii(y, x, kAngles);
-  ring.found = profile.found >= 0.75 && profile.mean > 0;
+  ring.found = profile.found >= 0.75 && profile.spread <= 0.25 * profile.mean &&
+               ridge_contrast(search, y, x, kAngles) >= 0.05;
   ring.diameter_uas = 2 * profile.mean * pixel_uas;
   ring.diameter_spread_uas = 2 * profile.spread * pixel_uas;
   ring.north_uas = (search.middle_y - y) * pixel_uas;

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/core/posterior_faces.h"
 #include "scoreprior/likelihood/likelihood.h"
 #include "scoreprior/testing/golden.h"
 
@@ -151,6 +152,24 @@ TEST(Likelihoods, UnknownNamesGetASuggestion) {
   } catch (const ConfigError& e) {
     EXPECT_NE(std::string(e.what()).find("did you mean \"interferometry\""), std::string::npos);
   }
+}
+
+// Linear models are seen through T = -A / sigma, exactly.
+TEST(Gaussian, LinearPart) {
+  const LikelihoodContext context = context_of("low_dft", {1, 8, 8});
+  Observation data;
+  data.y = at::zeros({2 * 36}, at::kDouble);
+  const auto forward = forward_models().make(context.forward, "", {at::kDouble, at::kCPU, {}, {1, 8, 8}});
+  const int64_t entries = numel(forward->output_shape());
+  data.y = Rng(1).normal({entries}, at::kDouble);
+  data.sigma = Rng(2).uniform({entries}, at::kDouble) + 0.5;
+  const auto likelihood = gaussian(data, context);
+  const auto* face = dynamic_cast<const ResidualJacobian*>(likelihood.get());
+  ASSERT_NE(face, nullptr);
+  const at::Tensor x = Rng(3).normal({3, 1, 8, 8}, at::kDouble);
+  EXPECT_FALSE(face->slopes(x).defined());
+  const at::Tensor residuals = x.flatten(1).matmul(face->linear_part().t()) + data.y / data.sigma;
+  EXPECT_LT(relative_error(residuals, likelihood->residuals(x)), 1e-13);
 }
 
 }  // namespace

@@ -438,5 +438,36 @@ TEST(Interferometry, DataFitsAndErrors) {
   EXPECT_THROW(likelihood_of(bad, o, 8), DataError);
 }
 
+// J d = slopes T d against central differences of the residuals along d. Data are drawn from the
+// image itself, so that the 1 - cos products sit where they are quadratic: there cos(r) - 1 is of
+// the order of the phase errors squared, 1e-4.
+TEST(InterferometryLikelihood, SlopesAreTheResidualsDerivative) {
+  const at::Tensor x = Rng(3).uniform({2, 1, 8, 8}, at::kDouble) + 0.1;
+  for (const char* covariance : {"exact", "ehtim", "independent"}) {
+    InterferometryOptions o;
+    o.closure_covariance = covariance;
+    o.units = "jy";
+    o.vis_weight = 0.5, o.amp_weight = 2;
+    const InterferometryLikelihood first(synthetic_table(5, 2, 1e4), o, 8, 8, at::kDouble,
+                                         at::kCPU);
+    const auto data = first.simulate(x.slice(0, 0, 1), Rng(4));
+    const InterferometryLikelihood likelihood(*data.visibilities, o, 8, 8, at::kDouble, at::kCPU);
+    const at::Tensor here = x.slice(0, 0, 1).expand({2, 1, 8, 8}).contiguous();
+    const at::Tensor d = Rng(5).normal({2, 1, 8, 8}, at::kDouble);
+    const at::Tensor slopes = likelihood.slopes(here);
+    const at::Tensor j =
+        at::bmm(slopes, d.flatten(1).matmul(likelihood.linear_part().t()).unsqueeze(2)).squeeze(2);
+    const double e = 1e-6;
+    at::Tensor differences =
+        (likelihood.residuals(here + d * e) - likelihood.residuals(here - d * e)) / (2 * e);
+    // residuals() are each product's own; slopes carry the square root of its weight.
+    const int64_t rows = static_cast<int64_t>(data.visibilities->rows.size());
+    differences.slice(1, 0, 2 * rows).mul_(std::sqrt(0.5));
+    differences.slice(1, 2 * rows, 3 * rows).mul_(std::sqrt(2.0));
+    ASSERT_EQ(j.sizes(), differences.sizes());
+    EXPECT_LT(relative_error(j, differences), 1e-4) << covariance;
+  }
+}
+
 }  // namespace
 }  // namespace scoreprior

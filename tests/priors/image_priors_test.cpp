@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "scoreprior/core/posterior_faces.h"
 #include "scoreprior/flows/flow.h"
 #include "scoreprior/io/npy.h"
 #include "scoreprior/io/safetensors.h"
@@ -190,6 +191,48 @@ TEST(Priors, MistakesAreConfigErrors) {
   EXPECT_THROW(from_toml("name=\"gaussian\"\ncov=\"absent.npy\"", {1, 4, 4}), MissingFileError);
   const TempArray indefinite("bad_cov", -at::eye(16, at::kDouble));
   EXPECT_THROW(from_toml("name=\"gaussian\"\ncov=" + indefinite.quoted(), {1, 4, 4}), DataError);
+}
+
+// Where the residuals vanish, Gauss-Newton is the Hessian: J^T J d against central differences of
+// the score.
+TEST(ImagePriors, JacobiansOfFluxCenterAndTheirSum) {
+  const at::Tensor half = Rng(1).uniform({1, 1, 6, 6}, at::kDouble) + 0.2;
+  const at::Tensor centred = half + half.flip({2, 3});
+  const at::Tensor x = centred * (20 / centred.sum());  // centroid in the middle, flux 20
+  const at::Tensor d = Rng(2).normal({1, 1, 6, 6}, at::kDouble);
+  for (const char* text :
+       {"name = \"flux\"\ntarget_flux = 20.0\nweight = 0.3", "name = \"center\"\nweight = 0.7",
+        "name = \"sum\"\n[score_elbo.score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\n"
+        "shape = [1, 6, 6]\n[score_elbo.score.sde]\ntype = \"vp\"\n"
+        "[flux]\ntarget_flux = 20.0\nweight = 0.3\n[center]\nweight = 0.7\n"}) {
+    const auto prior = from_toml(text, {1, 6, 6});
+    const LogDensity* density = prior.get();
+    if (const auto* denoising = dynamic_cast<const DenoisingPrior*>(density))
+      density = denoising->rest();
+    ASSERT_NE(density, nullptr);
+    const auto* face = dynamic_cast<const ResidualJacobian*>(density);
+    ASSERT_NE(face, nullptr) << text;
+    const at::Tensor t = face->linear_part(), slopes = face->slopes(x);
+    const at::Tensor j = slopes.defined() ? slopes[0].matmul(t) : t;
+    const at::Tensor want = j.t().matmul(j.matmul(d.flatten()));
+    const double e = 1e-5;
+    const at::Tensor got = (density->value_and_score(x - d * e, Rng(0)).second -
+                            density->value_and_score(x + d * e, Rng(0)).second)
+                               .flatten() /
+                           (2 * e);
+    EXPECT_LT(relative_error(got, want), 1e-7) << text;  // e^2 and rounding over e
+  }
+  // A part without a Jacobian closes the whole.
+  const auto prior = from_toml(
+      "name = \"sum\"\n[score_elbo.score]\nname = \"gaussian\"\nmean = 0.4\nsigma = 0.3\n"
+      "shape = [1, 6, 6]\n[score_elbo.score.sde]\ntype = \"vp\"\n[tv]\nweight = 1.0\n",
+      {1, 6, 6});
+  const auto& denoising = dynamic_cast<const DenoisingPrior&>(*prior);
+  ASSERT_NE(denoising.rest(), nullptr);
+  EXPECT_EQ(dynamic_cast<const ResidualJacobian*>(denoising.rest()), nullptr);
+  EXPECT_NEAR(denoising.rest()->log_prob(x, Rng(0)).item<double>(),
+              from_toml("name = \"tv\"\nweight = 1.0", {1, 6, 6})->log_prob(x, Rng(0)).item<double>(),
+              1e-12);
 }
 
 }  // namespace

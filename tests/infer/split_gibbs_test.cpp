@@ -1,0 +1,232 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "scoreprior/core/errors.h"
+#include "scoreprior/core/posterior_faces.h"
+#include "scoreprior/infer/inference.h"
+#include "scoreprior/io/toml.h"
+#include "tests/infer/gaussian_problem.h"
+
+namespace scoreprior::testing {
+namespace {
+
+/// N(mean, covariance) that draws x | x + sigma n exactly.
+class GaussianDenoiser final : public LogDensity, public DenoisingPrior {
+ public:
+  GaussianDenoiser(at::Tensor mean, at::Tensor covariance)
+      : mean_(mean), precision_(at::linalg_inv(covariance)), density_(mean, precision_) {}
+  Shape event_shape() const override { return density_.event_shape(); }
+  at::Tensor log_prob(const at::Tensor& x, const Rng& rng) const override {
+    return density_.log_prob(x, rng);
+  }
+  at::Tensor draw_given_noisy(const at::Tensor& noisy, double sigma, double,
+                              const Rng& rng) const override {
+    const at::Tensor eye = at::eye(mean_.size(0), at::kDouble);
+    const at::Tensor c = at::linalg_inv(precision_ + eye / (sigma * sigma));
+    const at::Tensor y = noisy.flatten(1).to(at::kDouble);
+    const at::Tensor m = (precision_.matmul(mean_) + y / (sigma * sigma)).matmul(c);
+    const at::Tensor n = rng.normal({y.size(0), y.size(1)}, at::kDouble);
+    return (m + n.matmul(at::linalg_cholesky(c).t())).reshape(noisy.sizes()).to(noisy.scalar_type());
+  }
+
+ private:
+  at::Tensor mean_, precision_;
+  GaussianDensity density_;
+};
+
+/// y = A x + noise that shows its Jacobian.
+class OpenLinearLikelihood final : public LogDensity, public ResidualJacobian {
+ public:
+  OpenLinearLikelihood(at::Tensor a, at::Tensor y, double sigma)
+      : a_(a), sigma_(sigma), inner_(a, y, sigma) {}
+  Shape event_shape() const override { return inner_.event_shape(); }
+  at::Tensor log_prob(const at::Tensor& x, const Rng& rng) const override {
+    return inner_.log_prob(x, rng);
+  }
+  at::Tensor linear_part() const override { return a_ / sigma_; }
+  at::Tensor slopes(const at::Tensor&) const override { return {}; }
+
+ private:
+  at::Tensor a_;
+  double sigma_;
+  LinearLikelihood inner_;
+};
+
+/// -(f(a.x) - y)^2 / (2 sigma^2) with f(u) = u + u^3: not linear, with one maximum.
+class CubicLikelihood final : public LogDensity, public ResidualJacobian {
+ public:
+  CubicLikelihood(at::Tensor a, double y, double sigma) : a_(a), y_(y), sigma_(sigma) {}
+  Shape event_shape() const override { return {1, 1, a_.size(0)}; }
+  at::Tensor log_prob(const at::Tensor& x, const Rng&) const override {
+    const at::Tensor u = x.flatten(1).matmul(a_.to(x.scalar_type()));
+    return (u + u.pow(3) - y_).square() * (-0.5 / (sigma_ * sigma_));
+  }
+  at::Tensor linear_part() const override { return a_.unsqueeze(0); }
+  at::Tensor slopes(const at::Tensor& x) const override {
+    const at::Tensor u = x.flatten(1).matmul(a_.to(x.scalar_type()));
+    return ((1 + 3 * u.square()) / sigma_).view({-1, 1, 1});
+  }
+
+ private:
+  at::Tensor a_;
+  double y_, sigma_;
+};
+
+std::unique_ptr<Inference> split_gibbs(const std::string& overrides) {
+  const Config config = io::parse_toml("name = \"split_gibbs\"\n" + overrides);
+  return inferences().make(config, "", InferenceContext{at::kDouble, at::kCPU});
+}
+
+struct Problem {
+  at::Tensor a, y, mean, covariance, posterior_mean, posterior_covariance;
+  double sigma = 0.2;
+  Problem() {
+    const Rng rng(5);
+    a = rng.split("a").normal({2, 4}, at::kDouble);
+    y = rng.split("y").normal({2}, at::kDouble);
+    mean = at::tensor({0.5, -0.2, 0.1, 0.0}, at::kDouble);
+    const at::Tensor b = rng.split("b").normal({4, 4}, at::kDouble) * 0.4;
+    covariance = b.matmul(b.t()) + 0.1 * at::eye(4, at::kDouble);
+    const at::Tensor p = at::linalg_inv(covariance);
+    posterior_covariance = at::linalg_inv(p + a.t().matmul(a) / (sigma * sigma));
+    posterior_mean =
+        posterior_covariance.matmul(p.matmul(mean) + a.t().matmul(y) / (sigma * sigma));
+  }
+};
+
+constexpr const char* kSmall =
+    "n_draws = 4000\nbatch = 4000\nrho_start = 1.0\nrho_end = 0.04\nanneal = 60\nhold = 10\n"
+    "data_start = 0.1\ndata_full = 0.2\n";
+
+// Independent chains, so the mean of N draws has standard error sqrt(C_ii / N) and an entry of the
+// covariance sqrt((C_ii C_jj + C_ij^2) / N). Five of them; rho_end = 0.04 against posterior
+// standard deviations of 0.1 and more biases the variance by less than its square over theirs.
+TEST(SplitGibbs, GaussianPosterior) {
+  const Problem p;
+  const GaussianDenoiser prior(p.mean, p.covariance);
+  const OpenLinearLikelihood open(p.a, p.y, p.sigma);
+  const LinearLikelihood closed(p.a, p.y, p.sigma);
+  for (const bool metric : {true, false})
+    for (const uint64_t seed : {1, 2, 3}) {
+      const Target target{prior, metric ? static_cast<const LogDensity&>(open) : closed};
+      MemoryStore store;
+      StoppingObserver observer;
+      const Draws draws = split_gibbs(std::string(kSmall) + (metric ? "leapfrog = 5\n" : "leapfrog = 12\n"))
+                              ->run(target, Rng(seed), observer, store);
+      EXPECT_EQ(draws.summary.status, Status::kConverged) << draws.summary.message;
+      const at::Tensor x = draws.x.flatten(1);
+      const double n = static_cast<double>(x.size(0));
+      const at::Tensor& c = p.posterior_covariance;
+      const at::Tensor d = c.diagonal();
+      const at::Tensor z = (x.mean(0) - p.posterior_mean).abs() / (d / n).sqrt();
+      EXPECT_LT(z.max().item<double>(), 5) << "metric " << metric << " seed " << seed;
+      const at::Tensor centred = x - x.mean(0);
+      const at::Tensor sample = centred.t().matmul(centred) / n;
+      const at::Tensor error = ((d.unsqueeze(0) * d.unsqueeze(1) + c.square()) / n).sqrt();
+      // The coupling widens no direction by more than rho_end^2.
+      const at::Tensor excess = ((sample - c).abs() - 0.04 * 0.04).clamp_min(0) / error;
+      EXPECT_LT(excess.max().item<double>(), 5) << "metric " << metric << " seed " << seed;
+    }
+}
+
+// The posterior of u = a.x is a one-dimensional integral.
+TEST(SplitGibbs, NonlinearPosteriorAgainstQuadrature) {
+  const at::Tensor a = at::tensor({0.6, -0.8, 0.0}, at::kDouble);  // a unit vector
+  const at::Tensor mean = at::zeros({3}, at::kDouble), covariance = at::eye(3, at::kDouble) * 0.49;
+  const double y = 1.2, sigma = 0.3;
+  const at::Tensor u = at::linspace(-4, 4, 8001, at::kDouble);
+  const at::Tensor log_density =
+      u.square() * (-0.5 / 0.49) - (u + u.pow(3) - y).square() * (0.5 / (sigma * sigma));
+  const at::Tensor w = at::softmax(log_density, 0);
+  const double exact = (w * u).sum().item<double>();
+  const double variance = (w * (u - exact).square()).sum().item<double>();
+  const GaussianDenoiser prior(mean, covariance);
+  const CubicLikelihood likelihood(a, y, sigma);
+  for (const uint64_t seed : {1, 2, 3}) {
+    MemoryStore store;
+    StoppingObserver observer;
+    const Draws draws = split_gibbs(kSmall)->run({prior, likelihood}, Rng(seed), observer, store);
+    const at::Tensor x = draws.x.flatten(1);
+    const at::Tensor v = x.matmul(a);
+    const double n = static_cast<double>(x.size(0));
+    EXPECT_LT(std::abs(v.mean().item<double>() - exact), 5 * std::sqrt(variance / n));
+    // The law of u is close to normal: its sample variance has standard error 2 v^2 / n.
+    EXPECT_LT(std::abs(v.var().item<double>() - variance),
+              5 * variance * std::sqrt(2 / n) + 0.04 * 0.04);
+    // What the data do not see keeps the prior: the third pixel.
+    const at::Tensor free = x.select(1, 2);
+    EXPECT_LT(std::abs(free.mean().item<double>()), 5 * 0.7 / std::sqrt(n));
+    EXPECT_LT(std::abs(free.var().item<double>() - 0.49), 5 * 0.49 * std::sqrt(2 / n));
+  }
+}
+
+constexpr const char* kShort =
+    "n_draws = 10\nanneal = 6\nhold = 4\nkeep = 2\nrho_start = 1.0\nrho_end = 0.1\n"
+    "checkpoint_every = 3\n";
+
+TEST(SplitGibbs, DrawsDoNotDependOnTheBatchSize) {
+  const Problem p;
+  const GaussianDenoiser prior(p.mean, p.covariance);
+  const OpenLinearLikelihood likelihood(p.a, p.y, p.sigma);
+  at::Tensor first;
+  for (const char* batch : {"batch = 5\n", "batch = 2\n"}) {
+    MemoryStore store;
+    StoppingObserver observer;
+    const at::Tensor x =
+        split_gibbs(std::string(kShort) + batch)
+            ->run({prior, likelihood}, Rng(1), observer, store)
+            .x;
+    EXPECT_EQ(x.sizes(), (std::vector<int64_t>{10, 1, 1, 4}));
+    // Matrix products of other sizes round differently.
+    if (first.defined()) EXPECT_LT((x - first).abs().max().item<double>(), 1e-9);
+    first = x;
+  }
+}
+
+TEST(SplitGibbs, InterruptedRunsEqualWholeOnes) {
+  const Problem p;
+  const GaussianDenoiser prior(p.mean, p.covariance);
+  const OpenLinearLikelihood likelihood(p.a, p.y, p.sigma);
+  const std::string settings = std::string(kShort) + "batch = 3\n";
+  MemoryStore whole_store;
+  StoppingObserver patient;
+  const Draws whole =
+      split_gibbs(settings)->run({prior, likelihood}, Rng(1), patient, whole_store);
+  for (const int64_t stop : {1, 5, 10, 13, 20}) {
+    MemoryStore store;
+    StoppingObserver observer(stop);
+    const Draws part = split_gibbs(settings)->run({prior, likelihood}, Rng(1), observer, store);
+    EXPECT_EQ(part.summary.status, stop < 20 ? Status::kInterrupted : whole.summary.status);
+    StoppingObserver again;
+    const Draws rest = split_gibbs(settings)->run({prior, likelihood}, Rng(1), again, store);
+    EXPECT_TRUE(at::equal(rest.x, whole.x)) << stop;
+    EXPECT_TRUE(at::equal(rest.history.at("log_likelihood"), whole.history.at("log_likelihood")));
+    EXPECT_EQ(rest.summary.numbers.at("acceptance"), whole.summary.numbers.at("acceptance"));
+  }
+}
+
+TEST(SplitGibbs, NanDensitiesAreRejectedMoves) {
+  const Problem p;
+  const GaussianDenoiser prior(p.mean, p.covariance);
+  const LinearLikelihood likelihood(p.a, p.y, p.sigma);
+  const SometimesNan flaky(likelihood, 0.05);
+  MemoryStore store;
+  StoppingObserver observer;
+  const Draws draws = split_gibbs(kShort)->run({prior, flaky}, Rng(1), observer, store);
+  EXPECT_TRUE(at::isfinite(draws.x).all().item<bool>());
+  EXPECT_GT(draws.summary.numbers.at("nonfinite_densities"), 0);
+}
+
+TEST(SplitGibbs, NeedsADenoiser) {
+  const GaussianProblem problem(4);
+  MemoryStore store;
+  StoppingObserver observer;
+  EXPECT_THROW(split_gibbs("")->run(problem.target(), Rng(1), observer, store), UsageError);
+  EXPECT_THROW(split_gibbs("rho_end = 0.0\n"), ConfigError);
+  EXPECT_THROW(split_gibbs("rho_start = 0.001\n"), ConfigError);
+  EXPECT_THROW(split_gibbs("keep = 9\nhold = 4\n"), ConfigError);
+}
+
+}  // namespace
+}  // namespace scoreprior::testing
