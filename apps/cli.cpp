@@ -1,6 +1,7 @@
 #include "apps/cli.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <iostream>
 #include <new>
 
@@ -8,9 +9,13 @@
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/runtime.h"
 #include "scoreprior/io/toml.h"
+#include "scoreprior/pipeline/check.h"
+#include "scoreprior/pipeline/convert.h"
 #include "scoreprior/pipeline/demo.h"
 #include "scoreprior/pipeline/eval.h"
+#include "scoreprior/pipeline/help.h"
 #include "scoreprior/pipeline/info.h"
+#include "scoreprior/pipeline/logp.h"
 #include "scoreprior/pipeline/run.h"
 #include "scoreprior/pipeline/sample.h"
 #include "scoreprior/pipeline/session.h"
@@ -95,9 +100,11 @@ std::string first_line(const std::string& text) { return text.substr(0, text.fin
 std::string complaint(CLI::App& app, int argc, char** argv, const CLI::ParseError& e) {
   if (argc < 2 || argv[1][0] == '-' || !app.get_subcommands().empty()) return first_line(e.what());
   std::vector<std::string> known;
-  for (const CLI::App* c : app.get_subcommands([](const CLI::App*) { return true; })) known.push_back(c->get_name());
+  for (const CLI::App* c : app.get_subcommands([](const CLI::App*) { return true; }))
+    known.push_back(c->get_name());
   const std::string near = did_you_mean(argv[1], known);
-  return "unknown command \"" + std::string(argv[1]) + "\"" + (near.empty() ? "" : "; did you mean \"" + near + "\"?");
+  return "unknown command \"" + std::string(argv[1]) + "\"" +
+         (near.empty() ? "" : "; did you mean \"" + near + "\"?");
 }
 
 int dispatch(CLI::App& app, int argc, char** argv) {
@@ -112,6 +119,7 @@ int dispatch(CLI::App& app, int argc, char** argv) {
 
   auto* run_app = app.add_subcommand("run", "posterior inference -> run folder with report.html");
   common.add_config(*run_app);
+  run_app->footer([] { return help_command("run"); });
   run_app->callback([&] {
     action = [&] {
       auto observer = progress();
@@ -120,8 +128,10 @@ int dispatch(CLI::App& app, int argc, char** argv) {
     };
   });
 
-  auto* train_app = app.add_subcommand("train", "train a score model -> model.safetensors; resumes");
+  auto* train_app =
+      app.add_subcommand("train", "train a score model -> model.safetensors; resumes");
   common.add_config(*train_app);
+  train_app->footer([] { return help_command("train"); });
   train_app->callback([&] {
     action = [&] {
       auto observer = progress();
@@ -133,6 +143,7 @@ int dispatch(CLI::App& app, int argc, char** argv) {
   auto* simulate_app =
       app.add_subcommand("simulate", "image -> measurement file (.uvfits or .npz) and truth");
   common.add_config(*simulate_app);
+  simulate_app->footer([] { return help_command("simulate"); });
   simulate_app->callback([&] {
     action = [&] {
       auto observer = progress();
@@ -141,14 +152,28 @@ int dispatch(CLI::App& app, int argc, char** argv) {
     };
   });
 
+  auto* check_app = app.add_subcommand(
+      "check", "dry run of a configuration: operator, gradients, scales, memory and time");
+  common.add_config(*check_app);
+  check_app->footer([] { return help_command("run"); });
+  check_app->callback([&] {
+    action = [&] {
+      auto observer = progress();
+      const CheckReport report = check(common.read(), *observer);
+      std::cout << check_text(report) << std::flush;
+      return report.passed() ? 0 : 65;
+    };
+  });
+
   SampleRequest sampling;
-  auto* sample_app = app.add_subcommand("sample", "unconditional draws of a score model, as NPY and PNG");
+  auto* sample_app =
+      app.add_subcommand("sample", "unconditional draws of a score model, as NPY and PNG");
   sample_app->add_option("MODEL", sampling.model, "model.safetensors")->required();
   sample_app->add_option("-n,--count", sampling.count, "number of images")->capture_default_str();
-  sample_app->add_option("--steps", sampling.sampler.steps, "time steps")->capture_default_str();
-  sample_app->add_option("--method", sampling.sampler.method, "pc | ode")->capture_default_str();
-  sample_app->add_option("--predictor", sampling.sampler.predictor)->capture_default_str();
-  sample_app->add_option("--corrector", sampling.sampler.corrector)->capture_default_str();
+  sampling.sampler.fields([&](std::string key, auto& value, const char* help) {
+    std::replace(key.begin(), key.end(), '_', '-');
+    sample_app->add_option("--" + key, value, help)->capture_default_str();
+  });
   sample_app->add_option("--out", common.out, "folder to write (default: samples)");
   common.add_to(*sample_app);
   sample_app->callback([&] {
@@ -158,6 +183,47 @@ int dispatch(CLI::App& app, int argc, char** argv) {
       sampling.seed = static_cast<uint64_t>(std::max<int64_t>(common.seed, 0));
       sample(sampling, make_session(common.device, ""), *observer);
       return 0;
+    };
+  });
+
+  std::string density_model, density_images, density_method = "all";
+  bool density_json = false;
+  auto* logp_app = app.add_subcommand(
+      "logp", "log p of images under a score model: exact ODE, bound, path estimator");
+  logp_app
+      ->add_option("MODEL", density_model, "model.safetensors, or a TOML with [score] or [prior]")
+      ->required();
+  logp_app
+      ->add_option("IMAGES", density_images,
+                   ".npy, .npz, .png, .fits, folder, or name of a data set")
+      ->required();
+  logp_app->add_option("OVERRIDES", common.overrides, "key=value, e.g. ode.rtol=1e-4");
+  logp_app->add_option("--set", common.set, "key=value, like OVERRIDES")->take_all();
+  logp_app->add_option("--method", density_method, "ode | elbo | path | all")
+      ->capture_default_str();
+  logp_app->add_option("--out", common.out, "also write the numbers to this .npz");
+  logp_app->add_flag("--json", density_json, "print JSON instead of the table");
+  logp_app->add_option("--dtype", common.dtype, "float64 | float32");
+  common.add_to(*logp_app);
+  logp_app->footer(logp_help());
+  logp_app->callback([&] {
+    action = [&] {
+      Config config;
+      if (std::filesystem::path(density_model).extension() == ".toml") {
+        config = io::read_toml(density_model);
+      } else {
+        auto node = std::make_shared<ConfigNode>();
+        node->value = density_model;
+        config.set("score.weights", node);
+      }
+      auto observer = progress();
+      const Config whole = common.with_overrides(config);
+      const LogpResult r =
+          log_densities(whole, density_images, density_method, whole.get<uint64_t>("seed", 0),
+                        make_session(whole.table("run")), *observer);
+      if (!common.out.empty()) io::write_npz(common.out, logp_arrays(r));
+      std::cout << (density_json ? logp_json(r) : logp_text(r)) << std::flush;
+      return r.interrupted ? kInterrupted : 0;
     };
   });
 
@@ -195,7 +261,7 @@ int dispatch(CLI::App& app, int argc, char** argv) {
 
   std::string file;
   bool json = false;
-  auto* info_app = app.add_subcommand("info", "describe a uvfits, fits, npy, npz, safetensors file or run folder");
+  auto* info_app = app.add_subcommand("info", "describe a data file, model or run folder");
   info_app->add_option("FILE", file, "file or run folder")->required();
   info_app->add_flag("--json", json, "as JSON");
   info_app->callback([&] {
@@ -205,23 +271,58 @@ int dispatch(CLI::App& app, int argc, char** argv) {
     };
   });
 
+  std::string convert_in, convert_out;
+  ConvertOptions converting;
+  auto* convert_app =
+      app.add_subcommand("convert", "a data or image file in another format, by the extensions");
+  convert_app
+      ->add_option("IN", convert_in, "uvfits, fits, npy, npz, h5, mat, cfl, tif, png, txt, ...")
+      ->required();
+  convert_app
+      ->add_option("OUT", convert_out, "npy, npz, h5, mat, cfl, png, tif, idx, fits, txt, uvfits")
+      ->required();
+  convert_app->add_option("--array", converting.array, "which array, for formats that hold one");
+  convert_app->add_option("--fov-uas", converting.fov_uas,
+                          "field of view of a sky image [micro-arcseconds]");
+  convert_app->callback([&] {
+    action = [&] {
+      std::cout << convert_file(convert_in, convert_out, converting) << std::flush;
+      return 0;
+    };
+  });
+
   std::string demo_name;
   auto* demo_app = app.add_subcommand("demo", "a whole problem on data made here");
-  demo_app->add_option("NAME", demo_name, "blackhole")->required();
+  demo_app->add_option("NAME", demo_name, "2d | denoise | blackhole")->required();
   demo_app->add_option("OVERRIDES", common.overrides, "key=value");
   demo_app->add_option("--out", common.out, "folder to write");
   common.add_to(*demo_app);
   demo_app->callback([&] {
     action = [&] {
       auto observer = progress();
-      const RunOutcome o = demo(demo_name, common.out, common.command_line,
-                                [&](Config c) { return common.with_overrides(std::move(c)); }, *observer);
+      const RunOutcome o = demo(
+          demo_name, common.out, common.command_line,
+          [&](Config c) { return common.with_overrides(std::move(c)); }, *observer);
       return o.status == Status::kInterrupted ? kInterrupted : 0;
     };
   });
 
+  std::string help_topic, help_name;
+  auto* help_app =
+      app.add_subcommand("help", "priors, networks, data sets, ... and the settings of each");
+  help_app->add_option("FAMILY", help_topic, "e.g. prior");
+  help_app->add_option("NAME", help_name, "e.g. score_elbo");
+  help_app->callback([&] {
+    action = [&] {
+      std::cout << (help_topic.empty() ? help_families() : help_family(help_topic, help_name))
+                << std::flush;
+      return 0;
+    };
+  });
+
   app.require_subcommand(1);
-  app.set_version_flag("--version", std::string("scoreprior ") + SP_VERSION + " (" + SP_BUILD_TYPE + ")");
+  app.set_version_flag("--version",
+                       std::string("scoreprior ") + SP_VERSION + " (" + SP_BUILD_TYPE + ")");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

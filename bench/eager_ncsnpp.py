@@ -3,7 +3,9 @@
 attention): the yardstick of bench/ratios.py. As a server it reads one workload name a line and answers seconds.
 
     eager_ncsnpp.py --threads 2 [--once WORKLOAD]
-Workloads: {large,small}_{forward,vjp,train}.
+Workloads: {large,small,shipped}_{forward,vjp,train}; "flops NAME" answers with the floating-point operations of its
+convolutions, matrix products and attention (2 a multiply-add; the backward pass counts once for inputs, once more for
+weights).
 """
 import argparse, math, sys, time
 import torch
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 NETS = {  # name: (image size, channels, nf, ch_mult, blocks, attention at, batch)
     "large": (32, 3, 64, (1, 2, 2, 2), 4, (16,), 16),
     "small": (32, 1, 32, (1, 2, 2, 2), 1, (16,), 64),
+    "shipped": (32, 1, 32, (1, 1, 2), 1, (8,), 64),
 }
 
 
@@ -164,6 +167,24 @@ class Workload:
         if self.kind == "train":
             self.adam = torch.optim.Adam(self.net.parameters(), lr=2e-4)
 
+    def flops(self):
+        total = [0]
+
+        def dense(module, _, out):
+            total[0] += 2 * module.weight[0].numel() * out.numel()
+
+        def attention(module, inputs, _):
+            b, c, h, w = inputs[0].shape
+            total[0] += 2 * b * h * w * c * (4 * c + 2 * h * w)
+
+        handles = [m.register_forward_hook(attention if isinstance(m, Attention) else dense)
+                   for m in self.net.modules() if isinstance(m, (nn.Conv2d, nn.Linear, Attention))]
+        with torch.no_grad():
+            self.net(self.x, self.t)
+        for h in handles:
+            h.remove()
+        return total[0] * {"forward": 1, "vjp": 2, "train": 3}[self.kind]
+
     def __call__(self):
         if self.kind == "forward":
             with torch.no_grad():
@@ -187,6 +208,9 @@ def main():
     ready = {}
     for line in [a.once] if a.once else iter(sys.stdin.readline, ""):
         name = line.strip()
+        if name.startswith("flops "):
+            print(Workload(name[6:]).flops(), flush=True)
+            continue
         if name not in ready:
             ready[name] = Workload(name)
             ready[name]()

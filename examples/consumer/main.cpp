@@ -14,6 +14,7 @@ int main() {
   const auto prior = scoreprior::priors().make(config, "gaussian", context);
   const at::Tensor x = at::ones({1, 1, 16, 16});
   const auto [value, score] = prior->value_and_score(x, scoreprior::Rng(0));
-  std::cout << "log p = " << value.item<double>() << ", |score| = " << score.norm().item<double>() << "\n";
+  std::cout << "log p = " << value.item<double>() << ", |score| = " << score.norm().item<double>()
+            << "\n";
   return 0;
 }

@@ -3,8 +3,9 @@
 ///
 ///   SP_ENTRY(box_blur, make_box_blur, "mean over a square window")
 ///
-/// which its catalog.cpp expands twice: once to declare the makers, once to insert them. Out-of-tree code adds its
-/// own with `forward_models().add("mine", "...", make_mine)` before it calls run_cli.
+/// which its catalog.cpp expands twice: once to declare the makers, once to insert them.
+/// Out-of-tree code adds its own with `forward_models().add("mine", "...", make_mine)` before it
+/// calls run_cli.
 
 #include <functional>
 #include <memory>
@@ -46,7 +47,8 @@ class Catalog {
     for (const auto& n : names()) known += (known.empty() ? "" : ", ") + n;
     const std::string near = did_you_mean(name, names());
     config.fail("name", "unknown " + family_ + " \"" + name + "\"" +
-                            (near.empty() ? " (known: " + known + ")" : "; did you mean \"" + near + "\"?"));
+                            (near.empty() ? " (known: " + known + ")"
+                                          : "; did you mean \"" + near + "\"?"));
   }
 
   std::vector<std::string> names() const {

@@ -10,18 +10,22 @@ namespace {
 using Table = std::map<std::string, ConfigNodePtr>;
 
 const char* type_name(const ConfigNode& n) {
-  static const char* const names[] = {"nothing", "a boolean", "an integer", "a number",
-                                      "a string", "an array", "a table"};
+  static const char* const names[] = {"nothing",  "a boolean", "an integer", "a number",
+                                      "a string", "an array",  "a table"};
   return names[n.value.index()];
 }
 
 std::string quoted(const std::string& s) {
   std::string out = "\"";
   for (char c : s) {
-    if (c == '"' || c == '\\') (out += '\\') += c;
-    else if (c == '\n') out += "\\n";
-    else if (c == '\t') out += "\\t";
-    else out += c;
+    if (c == '"' || c == '\\')
+      (out += '\\') += c;
+    else if (c == '\n')
+      out += "\\n";
+    else if (c == '\t')
+      out += "\\t";
+    else
+      out += c;
   }
   return out + "\"";
 }
@@ -80,7 +84,8 @@ void write_table(const Table& table, const std::string& path, std::string& out) 
   }
   for (const auto& [key, node] : in_order(table))
     if (auto sub = std::get_if<Table>(&node->value))
-      write_table(*sub, (path.empty() ? "" : path + ".") + (bare_key(key) ? key : quoted(key)), out);
+      write_table(*sub, (path.empty() ? "" : path + ".") + (bare_key(key) ? key : quoted(key)),
+                  out);
 }
 
 void mark_all(const ConfigNode& n) {
@@ -169,7 +174,8 @@ Config Config::table(const std::string& key) const {
   }
   it->second->used = true;
   if (!std::holds_alternative<Table>(it->second->value))
-    throw ConfigError(it->second->loc, "expected a table [" + path + "], got " + type_name(*it->second));
+    throw ConfigError(it->second->loc,
+                      "expected a table [" + path + "], got " + type_name(*it->second));
   return Config(it->second, path);
 }
 
@@ -296,9 +302,12 @@ bool Config::find(const std::string& key, std::vector<double>& out) const {
   if (!a) wrong_type(*n, full_name(key), "an array of numbers");
   out.clear();
   for (const auto& e : *a) {
-    if (auto v = std::get_if<double>(&e->value)) out.push_back(*v);
-    else if (auto i = std::get_if<int64_t>(&e->value)) out.push_back(static_cast<double>(*i));
-    else wrong_type(*e, full_name(key), "an array of numbers");
+    if (auto v = std::get_if<double>(&e->value))
+      out.push_back(*v);
+    else if (auto i = std::get_if<int64_t>(&e->value))
+      out.push_back(static_cast<double>(*i));
+    else
+      wrong_type(*e, full_name(key), "an array of numbers");
   }
   return true;
 }

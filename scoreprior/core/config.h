@@ -1,11 +1,13 @@
 #pragma once
-/// A tree of settings that remembers where each was written, which were read, and with which defaults.
+/// A tree of settings that remembers where each was written, which were read, and with which
+/// defaults.
 ///
 /// Options are plain structs that declare each parameter once:
 ///
 ///   struct BoxBlurOptions {
 ///     int64_t width = 3;
-///     template <class F> void fields(F&& f) { f("width", width, "side of the window [pixels], odd"); }
+///     template <class F> void fields(F&& f) { f("width", width, "side of the window [pixels],
+///     odd"); }
 ///   };
 ///   auto options = config.read<BoxBlurOptions>();
 ///
@@ -36,10 +38,10 @@ struct ConfigNode {
                std::map<std::string, ConfigNodePtr>>
       value;
   FileLoc loc;
-  std::string help;          ///< filled by the option struct that read it
+  std::string help;  ///< filled by the option struct that read it
   bool used = false;
-  bool is_default = false;   ///< put there by an option struct, not by the user
-  int order = 0;             ///< position in its file, so that written files keep their order
+  bool is_default = false;  ///< put there by an option struct, not by the user
+  int order = 0;            ///< position in its file, so that written files keep their order
 };
 
 class Config {
@@ -56,7 +58,8 @@ class Config {
   std::vector<std::string> keys() const;
 
   /// Throws ConfigError when absent or of another type. T: bool, int64_t, int, double, std::string,
-  /// std::filesystem::path (relative to the file that names it), std::vector of int64_t, double, std::string.
+  /// std::filesystem::path (relative to the file that names it), std::vector of int64_t, double,
+  /// std::string.
   template <class T>
   T get(const std::string& key) const {
     T value{};
@@ -65,8 +68,10 @@ class Config {
   }
   template <class T>
   T get(const std::string& key, T fallback, const std::string& help = "") const {
-    if (!find(key, fallback)) remember_default(key, fallback, help);
-    else annotate(key, help);
+    if (!find(key, fallback))
+      remember_default(key, fallback, help);
+    else
+      annotate(key, help);
     return fallback;
   }
   /// Absent means nullopt.
@@ -77,7 +82,8 @@ class Config {
     return value;
   }
 
-  /// An options struct filled from this table; absent keys keep their defaults (recorded for to_toml()).
+  /// An options struct filled from this table; absent keys keep their defaults (recorded for
+  /// to_toml()).
   template <class Options>
   Options read(Options options = {}) const;
 
@@ -87,7 +93,8 @@ class Config {
   std::string one_of(const std::string& key, const std::string& fallback,
                      const std::vector<std::string>& allowed) const;
 
-  /// Set "a.b.c" from the text of a TOML value (bare words are strings); used by key=value overrides.
+  /// Set "a.b.c" from the text of a TOML value (bare words are strings); used by key=value
+  /// overrides.
   void set(const std::string& dotted_key, ConfigNodePtr value);
 
   /// ConfigError naming the first key that nobody read, with the nearest known key.
@@ -115,7 +122,8 @@ class Config {
   bool find(const std::string& key, std::vector<int64_t>& out) const;
   bool find(const std::string& key, std::vector<double>& out) const;
   bool find(const std::string& key, std::vector<std::string>& out) const;
-  void remember(const std::string& key, decltype(ConfigNode::value) value, const std::string& help) const;
+  void remember(const std::string& key, decltype(ConfigNode::value) value,
+                const std::string& help) const;
   void annotate(const std::string& key, const std::string& help) const;
 
   void remember_default(const std::string& key, bool v, const std::string& help) const;
@@ -123,11 +131,16 @@ class Config {
   void remember_default(const std::string& key, int64_t v, const std::string& help) const;
   void remember_default(const std::string& key, uint64_t v, const std::string& help) const;
   void remember_default(const std::string& key, double v, const std::string& help) const;
-  void remember_default(const std::string& key, const std::string& v, const std::string& help) const;
-  void remember_default(const std::string& key, const std::filesystem::path& v, const std::string& help) const;
-  void remember_default(const std::string& key, const std::vector<int64_t>& v, const std::string& help) const;
-  void remember_default(const std::string& key, const std::vector<double>& v, const std::string& help) const;
-  void remember_default(const std::string& key, const std::vector<std::string>& v, const std::string& help) const;
+  void remember_default(const std::string& key, const std::string& v,
+                        const std::string& help) const;
+  void remember_default(const std::string& key, const std::filesystem::path& v,
+                        const std::string& help) const;
+  void remember_default(const std::string& key, const std::vector<int64_t>& v,
+                        const std::string& help) const;
+  void remember_default(const std::string& key, const std::vector<double>& v,
+                        const std::string& help) const;
+  void remember_default(const std::string& key, const std::vector<std::string>& v,
+                        const std::string& help) const;
 
   ConfigNodePtr root_;
   std::string path_;

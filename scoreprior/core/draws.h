@@ -10,8 +10,8 @@ namespace scoreprior {
 
 /// Posterior draws and how they were obtained.
 struct Draws {
-  at::Tensor x;                               ///< [N, event...]
-  at::Tensor log_q;                           ///< [N] log-density of the sampler's own law, if known
+  at::Tensor x;      ///< [N, event...]
+  at::Tensor log_q;  ///< [N] log-density of the sampler's own law, if known
   std::map<std::string, at::Tensor> history;  ///< per-step curves, e.g. "loss" [steps]
   Summary summary;
 };

@@ -2,7 +2,8 @@
 /// Mistakes are exceptions, numerical outcomes are values (see summary.h).
 ///
 /// An Error carries the exit code of the program, after BSD sysexits:
-///   64 usage, 65 bad data, 66 missing input, 70 internal, 73 cannot create, 74 I/O, 78 configuration.
+///   64 usage, 65 bad data, 66 missing input, 70 internal, 73 cannot create, 74 I/O, 78
+///   configuration.
 /// API misuse by C++ callers is std::invalid_argument, raised by SP_CHECK.
 
 #include <sstream>
@@ -65,11 +66,11 @@ std::string concat(const Args&... args) {
 
 /// SP_CHECK(condition, "where", "expected x [B,1,16,16], got ", x.sizes()):
 /// throws std::invalid_argument "[where] expected ...".
-#define SP_CHECK(condition, where, ...)                                              \
-  do {                                                                               \
-    if (!(condition))                                                                \
-      throw std::invalid_argument(std::string("[") + (where) + "] " +                \
-                                  ::scoreprior::detail::concat(__VA_ARGS__));        \
+#define SP_CHECK(condition, where, ...)                                       \
+  do {                                                                        \
+    if (!(condition))                                                         \
+      throw std::invalid_argument(std::string("[") + (where) + "] " +         \
+                                  ::scoreprior::detail::concat(__VA_ARGS__)); \
   } while (false)
 
 }  // namespace scoreprior

@@ -1,7 +1,7 @@
 #include "scoreprior/core/log_density.h"
 
-#include <torch/types.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/types.h>
 
 namespace scoreprior {
 

@@ -19,17 +19,17 @@ class LogDensity {
 
   virtual Shape event_shape() const = 0;
 
-  /// log p(x), [B]. Stochastic estimators draw from rng (row b of the batch = row b of rng) and are unbiased or
-  /// documented lower bounds; exact densities ignore it.
+  /// log p(x), [B]. Stochastic estimators draw from rng (row b of the batch = row b of rng) and are
+  /// unbiased or documented lower bounds; exact densities ignore it.
   virtual at::Tensor log_prob(const at::Tensor& x, const Rng& rng) const = 0;
 
-  /// (log p(x) [B], grad_x log p(x) [B, event...]), both detached. Default: reverse mode through log_prob.
-  /// Override where value and gradient share work that autograd would not see.
+  /// (log p(x) [B], grad_x log p(x) [B, event...]), both detached. Default: reverse mode through
+  /// log_prob. Override where value and gradient share work that autograd would not see.
   virtual std::pair<at::Tensor, at::Tensor> value_and_score(const at::Tensor& x,
                                                             const Rng& rng) const;
 
-  /// Named parts of the last word on x for reports, e.g. {"prior", [B]}, {"cphase", [B]}; their weighted sum is
-  /// log_prob. Default: {{"log_prob", log_prob(x)}}.
+  /// Named parts of the last word on x for reports, e.g. {"prior", [B]}, {"cphase", [B]}; their
+  /// weighted sum is log_prob. Default: {{"log_prob", log_prob(x)}}.
   virtual std::vector<std::pair<std::string, at::Tensor>> terms(const at::Tensor& x,
                                                                 const Rng& rng) const;
 };

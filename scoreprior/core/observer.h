@@ -8,7 +8,8 @@ namespace scoreprior {
 
 using Metrics = std::vector<std::pair<std::string, double>>;
 
-/// The one way out for progress: algorithms call it, the program draws a bar, writes JSONL, or stays quiet.
+/// The one way out for progress: algorithms call it, the program draws a bar, writes JSONL, or
+/// stays quiet.
 class Observer {
  public:
   virtual ~Observer() = default;

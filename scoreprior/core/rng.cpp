@@ -43,7 +43,8 @@ inline double unit53(uint32_t hi, uint32_t lo) {
 
 constexpr double kTwoPi = 6.283185307179586476925286766559;
 
-// Element j of a row comes from block j/2; each block gives two 53-bit uniforms or one Box-Muller pair.
+// Element j of a row comes from block j/2; each block gives two 53-bit uniforms or one Box-Muller
+// pair.
 struct UniformPair {
   void operator()(const Block& b, double* out) const {
     out[0] = unit53(b[0], b[1]);

@@ -1,10 +1,10 @@
 #pragma once
 /// Counter-based randomness (Philox4x32-10 [Salmon11]): a Rng is a *name*, not a state.
 ///
-/// Drawing never changes a Rng: the same Rng and shape give the same numbers, always. Get fresh numbers by
-/// naming them: rng.split("noise"), rng.at(step). Number j of row b is a function of
-/// (key, first_row + b, j) only, so draws do not depend on batch size, thread count or resume point, and
-/// float32 draws are the rounded float64 draws.
+/// Drawing never changes a Rng: the same Rng and shape give the same numbers, always. Get fresh
+/// numbers by naming them: rng.split("noise"), rng.at(step). Number j of row b is a function of
+/// (key, first_row + b, j) only, so draws do not depend on batch size, thread count or resume
+/// point, and float32 draws are the rounded float64 draws.
 
 #include <ATen/core/Tensor.h>
 
@@ -22,8 +22,8 @@ class Rng {
   Rng split(std::string_view name) const;
   /// The stream of step (or chain, image, ...) number `index` under this one.
   Rng at(int64_t index) const;
-  /// The same stream with its rows numbered from `row`: rng.from_row(8).normal({4,...}) equals rows 8..11
-  /// of rng.normal({12,...}).
+  /// The same stream with its rows numbered from `row`: rng.from_row(8).normal({4,...}) equals
+  /// rows 8..11 of rng.normal({12,...}).
   Rng from_row(int64_t row) const;
 
   /// N(0,1), [rows, ...]; rows are the leading axis.

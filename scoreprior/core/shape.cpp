@@ -24,8 +24,8 @@ Shape batched(int64_t batch, const Shape& event) {
 
 void check_batched(const char* where, const char* name, const at::Tensor& x, const Shape& event) {
   const auto sizes = x.sizes();
-  const bool ok = sizes.size() == event.size() + 1 &&
-                  std::equal(event.begin(), event.end(), sizes.begin() + 1);
+  const bool ok =
+      sizes.size() == event.size() + 1 && std::equal(event.begin(), event.end(), sizes.begin() + 1);
   if (ok) return;
   std::string want = "[B";
   for (int64_t d : event) want += "," + std::to_string(d);
@@ -33,9 +33,7 @@ void check_batched(const char* where, const char* name, const at::Tensor& x, con
            to_string(Shape(sizes.begin(), sizes.end())));
 }
 
-at::Tensor sum_event(const at::Tensor& x) {
-  return x.dim() == 1 ? x : x.flatten(1).sum(1);
-}
+at::Tensor sum_event(const at::Tensor& x) { return x.dim() == 1 ? x : x.flatten(1).sum(1); }
 
 at::Tensor expand_like_batch(const at::Tensor& a, const at::Tensor& x) {
   Shape s(x.dim(), 1);

@@ -18,7 +18,8 @@ int64_t numel(const Shape& shape);
 /// {batch, event...}
 Shape batched(int64_t batch, const Shape& event);
 
-/// Throws std::invalid_argument "[where] expected x [B,1,16,16], got [16,16]" unless x is [B, event...].
+/// Throws std::invalid_argument "[where] expected x [B,1,16,16], got [16,16]" unless x is [B,
+/// event...].
 void check_batched(const char* where, const char* name, const at::Tensor& x, const Shape& event);
 
 /// Sum over every axis but the first: [B, ...] -> [B].

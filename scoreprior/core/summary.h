@@ -9,11 +9,16 @@ enum class Status { kConverged, kMaxSteps, kInterrupted, kDiverged, kFailed };
 
 inline const char* to_string(Status s) {
   switch (s) {
-    case Status::kConverged: return "converged";
-    case Status::kMaxSteps: return "step limit reached";
-    case Status::kInterrupted: return "interrupted";
-    case Status::kDiverged: return "diverged";
-    case Status::kFailed: return "failed";
+    case Status::kConverged:
+      return "converged";
+    case Status::kMaxSteps:
+      return "step limit reached";
+    case Status::kInterrupted:
+      return "interrupted";
+    case Status::kDiverged:
+      return "diverged";
+    case Status::kFailed:
+      return "failed";
   }
   return "unknown";
 }

@@ -11,8 +11,8 @@
 
 namespace scoreprior {
 
-/// Images by index. A split's image `index` is always the same; generated sets are infinite (size() = 0).
-/// Augmentation and dequantisation draw from rng, keyed by position in the batch.
+/// Images by index. A split's image `index` is always the same; generated sets are infinite (size()
+/// = 0). Augmentation and dequantisation draw from rng, keyed by position in the batch.
 class Dataset {
  public:
   virtual ~Dataset() = default;

@@ -1,12 +1,8 @@
 #include "scoreprior/data/eht_array.h"
 
-#include <cmath>
-#include <set>
-#include <sstream>
-
 #include "scoreprior/core/config.h"
 #include "scoreprior/core/errors.h"
-#include "scoreprior/io/atomic_file.h"
+#include "scoreprior/io/ehtim_text.h"
 
 namespace scoreprior {
 
@@ -29,29 +25,7 @@ std::vector<Site> array_sites(const std::string& name) {
 std::vector<std::string> array_names() { return {"eht2017"}; }
 
 std::vector<Site> read_array(const std::filesystem::path& path) {
-  std::istringstream in(io::read_text(path));
-  std::vector<Site> sites;
-  std::set<std::string> names;
-  std::string line;
-  for (int number = 1; std::getline(in, line); ++number) {
-    const std::string where = path.string() + ":" + std::to_string(number) + ": ";
-    std::istringstream words(line);
-    Site s;
-    if (!(words >> s.name) || s.name[0] == '#') continue;
-    if (!(words >> s.x >> s.y >> s.z >> s.sefd_r >> s.sefd_l))
-      throw DataError(where + "expected NAME X Y Z SEFD_R SEFD_L");
-    const double radius = std::sqrt(s.x * s.x + s.y * s.y + s.z * s.z);
-    if (!(radius > 6.2e6 && radius < 6.5e6))
-      throw DataError(where + "the site " + s.name +
-                      " is not on the Earth (geocentric metres expected)");
-    if (!(s.sefd_r > 0 && s.sefd_l > 0))
-      throw DataError(where + "the SEFD of " + s.name + " is not positive");
-    if (!names.insert(s.name).second)
-      throw DataError(where + "the site " + s.name + " appears twice");
-    sites.push_back(s);
-  }
-  if (sites.size() < 2) throw DataError(path.string() + ": an array needs at least two sites");
-  return sites;
+  return io::read_ehtim_array(path);
 }
 
 }  // namespace scoreprior

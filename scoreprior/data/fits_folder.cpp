@@ -39,8 +39,10 @@ class FitsFolder final : public StoredImages {
  public:
   FitsFolder(const FitsFolderOptions& o, const std::string& split, const FileList& list,
              std::vector<int64_t> members)
-      : StoredImages(o, "FITS images in " + o.path.string(), split, std::move(members),
-                     [files = list.files, o](int64_t i) { return load_fits_image(files[i], o); }) {}
+      : StoredImages(
+            o, "FITS images in " + o.path.string(), split, std::move(members),
+            [files = list.files, o](int64_t i) { return load_fits_image(files[i], o); },
+            stored_identity(o, list.files)) {}
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/data/image_cache.h"
 
 namespace scoreprior {
 
@@ -208,21 +209,59 @@ FileList list_files(const fs::path& folder, const std::vector<std::string>& exte
   return list;
 }
 
+std::string file_identity(const std::vector<fs::path>& files) {
+  std::ostringstream s;
+  for (const auto& file : files) {
+    std::error_code ec;
+    const auto time = fs::last_write_time(file, ec).time_since_epoch().count();
+    s << fs::absolute(file, ec).lexically_normal().string() << ' ' << fs::file_size(file, ec) << ' '
+      << time << '\n';
+  }
+  return s.str();
+}
+
+bool shapes_stored_pixels(const std::string& option) {
+  static const std::set<std::string> later = {"random_flip",
+                                              "random_rotation",
+                                              "zoom_min",
+                                              "zoom_max",
+                                              "taper",
+                                              "constant_flux",
+                                              "total_flux",
+                                              "uniform_dequantization",
+                                              "n_bits",
+                                              "centered",
+                                              "split_by",
+                                              "valid_fraction",
+                                              "test_fraction",
+                                              "split_seed",
+                                              "cache_mib",
+                                              "cache_folder",
+                                              "taper_frac_radius_min",
+                                              "taper_frac_radius_max",
+                                              "taper_gaussian_blur_sigma"};
+  return later.count(option) == 0;
+}
+
 StoredImages::StoredImages(const ImageTransformOptions& options, std::string what,
                            const std::string& split, std::vector<int64_t> members,
-                           std::function<at::Tensor(int64_t)> load)
+                           std::function<at::Tensor(int64_t)> load, const std::string& identity)
     : options_(options),
       what_(std::move(what)),
       split_(split),
+      identity_(identity),
       members_(std::move(members)),
       load_(std::move(load)) {
   if (members_.empty())
     throw DataError(what_ + ": its " + split +
                     " split is empty; change split_by, valid_fraction or test_fraction");
+  if (!options_.cache_folder.empty()) return;
   const int64_t bytes = 4 * options_.channels * options_.image_size * options_.image_size;
   const int64_t room = options_.cache_mib * (int64_t{1} << 20) / bytes;
   cache_.resize(static_cast<size_t>(std::min<int64_t>(room, size())));
 }
+
+StoredImages::~StoredImages() = default;
 
 Shape StoredImages::image_shape() const {
   return {options_.channels, options_.image_size, options_.image_size};
@@ -234,30 +273,40 @@ std::string StoredImages::describe() const {
                         options_.taper ? ", tapered" : "");
 }
 
+at::Tensor StoredImages::image_at(size_t index) const {
+  if (disk_) return disk_->image(static_cast<int64_t>(index));
+  if (index < cache_.size()) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (cache_[index].defined()) return cache_[index];
+  }
+  const at::Tensor image = load_(members_[index]).contiguous();
+  if (index < cache_.size()) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    cache_[index] = image;
+  }
+  return image;
+}
+
 at::Tensor StoredImages::batch(const std::vector<int64_t>& indices, const Rng& rng) const {
   const int64_t n = static_cast<int64_t>(indices.size());
   at::Tensor x = at::empty(batched(n, image_shape()), at::kFloat);
   for (const int64_t index : indices)
     SP_CHECK(index >= 0 && index < size(), "StoredImages", "expected an index below ", size(),
              ", got ", index);
+  // At the first use, so that a configuration can be checked without reading the pictures.
+  if (!options_.cache_folder.empty())
+    std::call_once(disk_opened_, [&] {
+      std::ostringstream key;
+      key << identity_;
+      for (const int64_t m : members_) key << m << ' ';
+      disk_ = std::make_unique<ImageCache>(
+          options_.cache_folder, what_, key.str(), image_shape(), size(),
+          [&](int64_t i) { return load_(members_[static_cast<size_t>(i)]); });
+    });
   at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
     const at::NoGradGuard no_grad;
-    for (int64_t i = begin; i < end; ++i) {
-      const size_t index = static_cast<size_t>(indices[i]);
-      at::Tensor image;
-      if (index < cache_.size()) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        image = cache_[index];
-      }
-      if (!image.defined()) {
-        image = load_(members_[index]).contiguous();
-        if (index < cache_.size()) {
-          const std::lock_guard<std::mutex> lock(mutex_);
-          cache_[index] = image;
-        }
-      }
-      x[i].copy_(image);
-    }
+    for (int64_t i = begin; i < end; ++i)
+      x[i].copy_(image_at(static_cast<size_t>(indices[static_cast<size_t>(i)])));
   });
   return transform_batch(std::move(x), options_, split_ == "train", indices, rng);
 }

@@ -11,12 +11,15 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "scoreprior/data/dataset.h"
 
 namespace scoreprior {
+
+class ImageCache;
 
 struct ImageTransformOptions {
   int64_t image_size = 32;
@@ -36,6 +39,7 @@ struct ImageTransformOptions {
   double valid_fraction = 0.05, test_fraction = 0.05;
   uint64_t split_seed = 0;
   int64_t cache_mib = 2048;
+  std::filesystem::path cache_folder;
   template <class F>
   void fields(F&& f) {
     f("image_size", image_size, "side of the square image [pixels]");
@@ -61,6 +65,8 @@ struct ImageTransformOptions {
     f("split_seed", split_seed, "seed of split_by = hash");
     f("cache_mib", cache_mib,
       "memory for resized images [MiB]; the rest is read again when needed");
+    f("cache_folder", cache_folder,
+      "folder for the resized images of this source, made once and mapped; empty = none");
   }
 };
 
@@ -102,10 +108,25 @@ struct FileList {
 FileList list_files(const std::filesystem::path& folder, const std::vector<std::string>& extensions,
                     const std::string& split);
 
+/// What the resized images of a data set depend on: its options but for those of transform_batch(),
+/// the splits and the caches, and the name, size and time of change of every file.
+std::string file_identity(const std::vector<std::filesystem::path>& files);
+bool shapes_stored_pixels(const std::string& option);
+template <class Options>
+std::string stored_identity(Options options, const std::vector<std::filesystem::path>& files) {
+  std::ostringstream s;
+  s.precision(17);
+  options.fields([&](const char* key, auto& value, const char*) {
+    if (shapes_stored_pixels(key)) s << key << '=' << value << '\n';
+  });
+  return s.str() + file_identity(files);
+}
+
 /// A finite set whose images come from `load(member) -> [C,H,W]` float32 at final size, kept in
-/// memory up to cache_mib.
+/// memory up to cache_mib, or in cache_folder under a key made of `identity` and the members.
 class StoredImages : public Dataset {
  public:
+  ~StoredImages() override;
   Shape image_shape() const override;
   int64_t size() const override { return static_cast<int64_t>(members_.size()); }
   at::Tensor batch(const std::vector<int64_t>& indices, const Rng& rng) const override;
@@ -114,15 +135,20 @@ class StoredImages : public Dataset {
 
  protected:
   StoredImages(const ImageTransformOptions& options, std::string what, const std::string& split,
-               std::vector<int64_t> members, std::function<at::Tensor(int64_t)> load);
+               std::vector<int64_t> members, std::function<at::Tensor(int64_t)> load,
+               const std::string& identity);
 
  private:
+  at::Tensor image_at(size_t index) const;
+
   const ImageTransformOptions options_;
-  const std::string what_, split_;
+  const std::string what_, split_, identity_;
   const std::vector<int64_t> members_;
   const std::function<at::Tensor(int64_t)> load_;
   mutable std::vector<at::Tensor> cache_;
   mutable std::mutex mutex_;
+  mutable std::unique_ptr<ImageCache> disk_;
+  mutable std::once_flag disk_opened_;
 };
 
 }  // namespace scoreprior

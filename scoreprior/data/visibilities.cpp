@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <iterator>
+#include <map>
 #include <set>
 
 #include "scoreprior/core/config.h"
@@ -53,6 +55,14 @@ int32_t require_site(const VisibilityTable& table, const std::string& name) {
 }
 
 double uv_length(const VisibilityRow& r) { return std::sqrt(r.u * r.u + r.v * r.v); }
+
+constexpr double kUas = M_PI / (180 * 3600e6);  // [rad]
+
+// Visibility of a circular Gaussian of unit flux.
+double gaussian_taper(const VisibilityRow& r, double fwhm_rad) {
+  const double w = M_PI * fwhm_rad * uv_length(r);
+  return std::exp(-w * w / (4 * std::log(2)));
+}
 
 VisibilityTable flag_and_average(const VisibilityTable& in, const VisibilityOptions& o) {
   VisibilityTable t = drop_sites(in, o.drop_sites);
@@ -292,6 +302,48 @@ VisibilityTable order_by_snr(VisibilityTable table) {
   return table;
 }
 
+VisibilityTable calibrate_to_gaussian(VisibilityTable table, const std::string& site, double flux,
+                                      double fwhm_rad, double max_uv) {
+  const int32_t s = require_site(table, site);
+  struct GainSum {
+    std::complex<double> product;
+    double power = 0;
+  };
+  std::map<double, GainSum> by_time;
+  for (const auto& r : table.rows) {
+    if ((r.t1 != s && r.t2 != s) || uv_length(r) >= max_uv) continue;
+    const double m = flux * gaussian_taper(r, fwhm_rad), weight = 1 / (r.sigma * r.sigma);
+    GainSum& sum = by_time[r.time];
+    sum.product += weight * m * (r.t1 == s ? r.vis : std::conj(r.vis));
+    sum.power += weight * m * m;
+  }
+  std::map<double, std::complex<double>> gain;
+  for (const auto& [time, sum] : by_time)
+    if (std::abs(sum.product) > 0 && sum.power > 0) gain[time] = sum.product / sum.power;
+  if (gain.empty())
+    throw DataError("the site " + site + " has no baseline shorter than " +
+                    std::to_string(max_uv / 1e9) + " Glambda to calibrate on");
+  for (auto& r : table.rows) {
+    if (r.t1 != s && r.t2 != s) continue;
+    auto next = gain.lower_bound(r.time);
+    if (next == gain.end() ||
+        (next != gain.begin() && r.time - std::prev(next)->first < next->first - r.time))
+      --next;
+    r.vis /= r.t1 == s ? next->second : std::conj(next->second);
+    r.sigma /= std::abs(next->second);
+  }
+  return table;
+}
+
+VisibilityTable reverse_taper(VisibilityTable table, double fwhm_rad) {
+  for (auto& r : table.rows) {
+    const double taper = gaussian_taper(r, fwhm_rad);
+    r.vis /= taper;
+    r.sigma /= taper;
+  }
+  return table;
+}
+
 double debiased_amplitude(const VisibilityRow& r) {
   const double amplitude = std::abs(r.vis);
   return amplitude > r.sigma ? std::sqrt(amplitude * amplitude - r.sigma * r.sigma) : 0;
@@ -371,6 +423,8 @@ VisibilityTable prepare(const std::vector<VisibilityTable>& tables, const Visibi
   } non_negative[] = {
       {"scan_gap_hours", o.scan_gap_hours},         {"min_snr", o.min_snr},
       {"zero_baseline_flux", o.zero_baseline_flux}, {"min_uv", o.min_uv},
+      {"calibrate_fwhm_uas", o.calibrate_fwhm_uas}, {"calibrate_flux", o.calibrate_flux},
+      {"calibrate_max_uv", o.calibrate_max_uv},     {"reverse_taper_uas", o.reverse_taper_uas},
       {"fractional_noise", o.fractional_noise},     {"systematic_noise", o.systematic_noise}};
   for (const auto& [name, value] : non_negative)
     if (!(value >= 0) || !std::isfinite(value))
@@ -378,6 +432,10 @@ VisibilityTable prepare(const std::vector<VisibilityTable>& tables, const Visibi
           {}, std::string(name) + ": expected a number >= 0, got " + std::to_string(value));
   if (o.zero_baseline_flux > 0 && o.zero_baseline_sites.size() != 2)
     throw ConfigError({}, "zero_baseline_sites: expected two sites");
+  const double calibrate_flux = o.calibrate_flux > 0 ? o.calibrate_flux : o.zero_baseline_flux;
+  if (!o.calibrate_site.empty() && !(calibrate_flux > 0))
+    throw ConfigError({},
+                      "calibrate_site: the Gaussian needs calibrate_flux or zero_baseline_flux");
 
   std::vector<VisibilityTable> parts;
   for (const auto& t : tables) parts.push_back(flag_and_average(t, o));
@@ -392,6 +450,10 @@ VisibilityTable prepare(const std::vector<VisibilityTable>& tables, const Visibi
   if (t.rows.empty()) throw DataError("no baseline is longer than min_uv");
   if (o.drop_empty_sites) t = drop_empty_sites(std::move(t));
   if (o.order_by_snr) t = order_by_snr(std::move(t));
+  if (!o.calibrate_site.empty())
+    t = calibrate_to_gaussian(std::move(t), o.calibrate_site, calibrate_flux,
+                              o.calibrate_fwhm_uas * kUas, o.calibrate_max_uv);
+  if (o.reverse_taper_uas > 0) t = reverse_taper(std::move(t), o.reverse_taper_uas * kUas);
   if (o.fractional_noise > 0) t = add_fractional_noise(std::move(t), o.fractional_noise);
   if (o.systematic_noise > 0) t = add_systematic_noise(std::move(t), o.systematic_noise);
   if (!station_noise.empty()) t = add_station_noise(std::move(t), station_noise);

@@ -29,6 +29,11 @@ struct VisibilityOptions {
   double min_uv = 0;
   bool drop_empty_sites = false;
   bool order_by_snr = false;
+  std::string calibrate_site;
+  double calibrate_fwhm_uas = 60;
+  double calibrate_flux = 0;
+  double calibrate_max_uv = 2e9;
+  double reverse_taper_uas = 0;
   double fractional_noise = 0;
   double systematic_noise = 0;
   std::string station_noise = "none";
@@ -50,6 +55,13 @@ struct VisibilityOptions {
     f("min_uv", min_uv, "drop baselines shorter than this [wavelengths], 0 = keep all");
     f("drop_empty_sites", drop_empty_sites, "remove sites without data from the site table");
     f("order_by_snr", order_by_snr, "order the sites by median signal-to-noise ratio, best first");
+    f("calibrate_site", calibrate_site,
+      "solve this site's gains against a Gaussian source on its short baselines (M87: LM)");
+    f("calibrate_fwhm_uas", calibrate_fwhm_uas, "width of that Gaussian [micro-arcsec]");
+    f("calibrate_flux", calibrate_flux, "its flux [Jy], 0 = zero_baseline_flux");
+    f("calibrate_max_uv", calibrate_max_uv, "a baseline is short below this length [wavelengths]");
+    f("reverse_taper_uas", reverse_taper_uas,
+      "divide vis and sigma by the transform of a Gaussian this wide [micro-arcsec], 0 = none");
     f("fractional_noise", fractional_noise, "add this fraction of |V| to sigma in quadrature");
     f("systematic_noise", systematic_noise,
       "add sqrt(2) times this fraction of the debiased |V| to sigma");
@@ -114,6 +126,18 @@ VisibilityTable drop_empty_sites(VisibilityTable table);
 std::vector<double> median_snr(const VisibilityTable& table);
 /// Sites in descending order of median_snr (stable).
 VisibilityTable order_by_snr(VisibilityTable table);
+
+/// One complex gain g of `site` per time stamp, least squares of V - g m over its rows shorter than
+/// max_uv [wavelengths], m a circular Gaussian of `flux` [Jy] and FWHM `fwhm_rad` at the phase
+/// centre; then V / g and sigma / |g| on every row of the site (conj(g) where it stands second).
+/// Times without a short baseline take the gain of the nearest one. This is the pre-calibration of
+/// the LMT on its baseline to the SMT [EHT19IV]. DataError when no short baseline has data.
+VisibilityTable calibrate_to_gaussian(VisibilityTable table, const std::string& site, double flux,
+                                      double fwhm_rad, double max_uv = 2e9);
+/// vis and sigma of every row over exp(-(pi fwhm_rad)^2 (u^2+v^2)/(4 ln 2)): an image of these
+/// data, convolved with that Gaussian, is an image of the old ones. It bounds the resolution of
+/// what is reconstructed [EHT19IV].
+VisibilityTable reverse_taper(VisibilityTable table, double fwhm_rad);
 
 /// Amplitude without its noise bias: sqrt(|V|^2 - sigma^2), 0 where |V| <= sigma (ehtim's
 /// `amp_unpack`).

@@ -35,8 +35,7 @@ at::Tensor draw_denoised(const ScoreModel& model, const at::Tensor& noisy, doubl
            "expected sigma > 0 and steps_per_efold > 0, got ", sigma, " and ", steps_per_efold);
   at::NoGradGuard no_grad;
   const Sde& sde = model.sde();
-  const double smallest =
-      noise_ratio(sde, at::full({1}, t0, at::kDouble)).item<double>();
+  const double smallest = noise_ratio(sde, at::full({1}, t0, at::kDouble)).item<double>();
   const double largest = noise_ratio(sde, at::ones({1}, at::kDouble)).item<double>();
   const double start = std::min(std::max(sigma, smallest), largest);
   const double efolds = std::log(start / smallest);

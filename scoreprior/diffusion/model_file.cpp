@@ -15,6 +15,14 @@ ConfigNodePtr model_node(decltype(ConfigNode::value) value) {
   return node;
 }
 
+// The field of the training images in the configuration that the record repeats.
+double recorded_field(const Config& record) {
+  if (!record.is_string("config")) return 0;
+  const Config config = io::parse_toml(record.get<std::string>("config"));
+  if (!config.is_table("data")) return 0;
+  return config.table("data").maybe<double>("fov_uas").value_or(0);
+}
+
 }  // namespace
 
 ModelFile read_model_file(const std::filesystem::path& path) {
@@ -34,6 +42,7 @@ ModelFile read_model_file(const std::filesystem::path& path) {
     const Config images = root.table("images");
     model.image_shape = images.get<std::vector<int64_t>>("shape");
     model.range = images.one_of("range", "unit", {"unit", "centered"});
+    model.fov_uas = images.get<double>("fov_uas", recorded_field(model.record));
   } catch (const ConfigError& e) {
     throw DataError(name + ": its description cannot be read: " + e.what());
   }
@@ -50,6 +59,7 @@ void write_model_file(const std::filesystem::path& path, const ModelFile& model)
   root.set("sde", model_node(model.sde.node()->value));
   root.set("images.shape", model_node(shape));
   root.set("images.range", model_node(model.range));
+  if (model.fov_uas > 0) root.set("images.fov_uas", model_node(model.fov_uas));
   root.set("record", model_node(model.record.node()->value));
   io::write_safetensors(path, {model.weights, {{kMetadataKey, root.to_toml()}}});
 }

@@ -11,8 +11,8 @@
 namespace scoreprior {
 
 /// A trained score model on disk: one .safetensors file whose `__metadata__` entry "scoreprior" is
-/// TOML with the tables [net], [sde], [images] (shape, range) and [record] (how it was trained). A
-/// weight file of another program has weights only: `described` is then false.
+/// TOML with the tables [net], [sde], [images] (shape, range, fov_uas) and [record] (how it was
+/// trained). A weight file of another program has weights only: `described` is then false.
 struct ModelFile {
   std::map<std::string, at::Tensor>
       weights;  ///< parameters (moving average) and buffers, by clear name
@@ -20,6 +20,7 @@ struct ModelFile {
   Config net, sde, record;
   Shape image_shape;           ///< {C,H,W}
   std::string range = "unit";  ///< "unit" [0,1] or "centered" [-1,1]
+  double fov_uas = 0;          ///< width of the images on the sky [micro-arcsec]; 0 = not known
 };
 
 /// Throws MissingFileError, DataError (truncated or damaged file, metadata that cannot be read).

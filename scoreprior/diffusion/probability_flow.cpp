@@ -4,128 +4,79 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/types.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/diffusion/divergence.h"
+#include "scoreprior/diffusion/flow_equation.h"
 #include "scoreprior/nets/double_backward.h"
 #include "scoreprior/ode/integrate.h"
 
 namespace scoreprior {
 namespace {
 
-// Right-hand sides. Network rows are (probe, image) pairs: one forward and one vector-Jacobian
-// product serve a whole group of probes.
-class FlowField {
+// Tolerance ratio of the second solution; with fixed steps it takes half of them.
+constexpr double kLooser = 10;
+
+// The augmented flow in its variable: state (u, log-density [B], forms of the probes [B,n]).
+// v = dx/dt in u is a u + b score, its divergence D a + b m trace.
+class AugmentedFlow {
  public:
-  FlowField(const ScoreModel& model, const ProbabilityFlowOptions& o, const at::Tensor& x,
-            at::Tensor probes)
-      : model_(model),
-        max_batch_(o.max_batch),
-        pixels_(x.numel() / std::max<int64_t>(x.size(0), 1)) {
-    if (o.trace == "exact") {
-      Shape basis{pixels_, 1};
-      basis.insert(basis.end(), x.sizes().begin() + 1, x.sizes().end());
-      probes_ = at::eye(pixels_, x.options()).reshape(basis);
-      share_ = 1;
-    } else {
-      SP_CHECK(probes.defined() && probes.dim() == x.dim() + 1 && probes.size(0) > 0 &&
-                   (probes.size(1) == 1 || probes.size(1) == x.size(0)) &&
-                   probes.sizes().slice(2) == x.sizes().slice(1),
-               "probability flow", "expected probes [n,B,event...] for x ", x.sizes());
-      probes_ = probes.to(x.device(), x.scalar_type());
-      share_ = 1.0 / static_cast<double>(probes_.size(0));
-    }
-  }
+  AugmentedFlow(const FlowEquation& equation, const ScoreDivergence& divergence, int64_t pixels)
+      : equation_(equation), divergence_(divergence), pixels_(static_cast<double>(pixels)) {}
 
-  // (v, div v); with graph, differentiable in y[0].
-  ode::State value(const at::Tensor& t, const at::Tensor& x, const at::Tensor& rows,
+  ode::State value(const at::Tensor& time, const ode::State& y, const at::Tensor& rows,
                    bool graph) const {
-    const int64_t n = probes_.size(0), images = x.size(0);
-    const int64_t group = std::max<int64_t>(1, max_batch_ / std::max<int64_t>(images, 1));
-    at::Tensor score, div;
-    for (int64_t p = 0; p < n; p += group) {
-      at::AutoGradMode on(true);
-      const int64_t count = std::min(group, n - p);
-      const at::Tensor e = group_probes(p, count, rows, images);
-      at::Tensor in = graph ? repeat(x, count) : repeat(x.detach(), count).requires_grad_(true);
-      const at::Tensor s = model_.score(in, t.repeat({count}));
-      const at::Tensor pull = torch::autograd::grad({s}, {in}, {e}, c10::nullopt, graph)[0];
-      const at::Tensor part = sum_event(pull * e).reshape({count, images}).sum(0) * share_;
-      div = div.defined() ? div + part : part;
-      if (p == 0) score = s.slice(0, 0, images);
-    }
-    if (!graph) {
-      score = score.detach();
-      div = div.detach();
-    }
-    const at::Tensor half = model_.sde().diffusion(t).square() * -0.5;
-    return {model_.sde().drift(x, t) + expand_like_batch(half, x) * score,
-            model_.sde().drift_coeff(t) * static_cast<double>(pixels_) + half * div};
+    const FlowPoint p = equation_.at(time);
+    const ScoreDivergence::Value v =
+        divergence_.value(y[0] * expand_like_batch(p.m, y[0]), p.t, rows, graph);
+    const at::Tensor bm = p.b * p.m;
+    return {y[0] * expand_like_batch(p.a, y[0]) + v.score * expand_like_batch(p.b, y[0]),
+            p.a * pixels_ + bm * v.trace, (v.forms * bm.unsqueeze(1)).detach()};
   }
 
-  // (v, -grad_x (a . v + div v))
-  ode::State adjoint(const at::Tensor& t, const at::Tensor& x, const at::Tensor& a,
-                     const at::Tensor& rows) const {
-    const int64_t n = probes_.size(0), images = x.size(0);
-    const int64_t group = std::max<int64_t>(1, max_batch_ / std::max<int64_t>(images, 1));
-    at::Tensor score, back;
-    for (int64_t p = 0; p < n; p += group) {
-      at::AutoGradMode on(true);
-      const int64_t count = std::min(group, n - p);
-      const at::Tensor e = group_probes(p, count, rows, images);
-      const at::Tensor in = repeat(x.detach(), count).requires_grad_(true);
-      const at::Tensor s = model_.score(in, t.repeat({count}));
-      const at::Tensor pull = torch::autograd::grad({s}, {in}, {e}, c10::nullopt, true)[0];
-      at::Tensor total = (pull * e).sum() * share_;
-      if (p == 0) {
-        score = s.slice(0, 0, images).detach();
-        total = total + (s.slice(0, 0, images) * a).sum();
-      }
-      // A score linear in x has a constant divergence: nothing to differentiate beyond the first group.
-      if (!total.requires_grad()) continue;
-      const at::Tensor g =
-          torch::autograd::grad({total}, {in}, {}, c10::nullopt, false, /*allow_unused=*/true)[0];
-      if (!g.defined()) continue;
-      const at::Tensor part = g.reshape(split_shape(count, x)).sum(0);
-      back = back.defined() ? back + part : part;
-    }
-    const Sde& sde = model_.sde();
-    const at::Tensor half = expand_like_batch(sde.diffusion(t).square() * -0.5, x);
-    const at::Tensor c = expand_like_batch(sde.drift_coeff(t), x);
-    return {c * x + half * score, -(c * a + half * back)};
+  // Cotangents (f_bar, div_bar) to that of u; `rate` (optional) receives du.
+  at::Tensor pull(const at::Tensor& time, const at::Tensor& u, const at::Tensor& rows,
+                  const at::Tensor& f_bar, const at::Tensor& div_bar, at::Tensor* rate) const {
+    const FlowPoint p = equation_.at(time);
+    const at::Tensor a = expand_like_batch(p.a, u), b = expand_like_batch(p.b, u),
+                     m = expand_like_batch(p.m, u);
+    at::Tensor score;
+    const at::Tensor g = divergence_.pullback(
+        u * m, p.t, rows, f_bar * b, div_bar.defined() ? div_bar * p.b * p.m : div_bar, &score);
+    if (rate) *rate = u * a + score * b;
+    return f_bar * a + g * m;
   }
 
  private:
-  static Shape split_shape(int64_t count, const at::Tensor& x) {
-    Shape s{count};
-    s.insert(s.end(), x.sizes().begin(), x.sizes().end());
-    return s;
-  }
-  static at::Tensor repeat(const at::Tensor& x, int64_t count) {
-    return count == 1 ? x.clone() : x.unsqueeze(0).expand(split_shape(count, x)).flatten(0, 1);
-  }
-  at::Tensor group_probes(int64_t first, int64_t count, const at::Tensor& rows,
-                          int64_t images) const {
-    at::Tensor e = probes_.slice(0, first, first + count);
-    if (e.size(1) != 1) return e.index_select(1, rows).flatten(0, 1);
-    Shape s = e.sizes().vec();
-    s[1] = images;
-    return e.expand(s).flatten(0, 1);
-  }
-
-  const ScoreModel& model_;
-  int64_t max_batch_, pixels_;
-  at::Tensor probes_;
-  double share_;
+  const FlowEquation& equation_;
+  const ScoreDivergence& divergence_;
+  double pixels_;
 };
 
 void check_words(const ProbabilityFlowOptions& o) {
-  SP_CHECK(o.trace == "exact" || o.trace == "hutchinson", "probability flow",
-           "expected trace exact | hutchinson, got \"", o.trace, "\"");
-  SP_CHECK(o.adjoint == "backsolve" || o.adjoint == "direct", "probability flow",
-           "expected adjoint backsolve | direct, got \"", o.adjoint, "\"");
-  SP_CHECK(o.max_batch > 0, "probability flow", "expected max_batch > 0");
+  const auto word = [](const char* what, const std::string& got,
+                       std::initializer_list<const char*> known) {
+    std::string list;
+    for (const char* k : known) {
+      if (got == k) return;
+      list += (list.empty() ? "" : " | ") + std::string(k);
+    }
+    SP_CHECK(false, "probability flow", "expected ", what, " ", list, ", got \"", got, "\"");
+  };
+  word("trace", o.trace, {"exact", "hutchinson"});
+  word("probe_law", o.probe_law, {"rademacher", "gaussian"});
+  word("variable", o.variable, {"log_snr", "time"});
+  word("adjoint", o.adjoint, {"checkpoint", "direct", "backsolve"});
+  word("solver_error", o.solver_error, {"embedded", "second", "none"});
+  SP_CHECK(o.t0 > 0 && o.t0 < 1, "probability flow", "expected t0 between 0 and 1, got ", o.t0);
+  SP_CHECK(o.data_std >= 0, "probability flow", "expected data_std >= 0, got ", o.data_std);
+  SP_CHECK(o.colours > 0, "probability flow", "expected colours > 0, got ", o.colours);
+  SP_CHECK(o.max_batch > 0, "probability flow", "expected max_batch > 0, got ", o.max_batch);
+  SP_CHECK(o.variable == "log_snr" || o.solver.rfind("exp", 0) != 0, "probability flow",
+           "expected variable log_snr for the solver ", o.solver);
 }
 
 // NaN for images whose solver did not arrive.
@@ -137,18 +88,300 @@ at::Tensor mark_failed(const at::Tensor& values, const std::vector<Status>& stat
              at::tensor(factor, at::kDouble).to(values.device(), values.scalar_type()), values);
 }
 
+ode::OdeOptions solver_options(const ProbabilityFlowOptions& o) {
+  ode::OdeOptions s;
+  s.solver = o.solver;
+  s.rtol = o.rtol;
+  s.atol = o.atol;
+  s.max_steps = o.max_steps;
+  s.max_nfe = o.max_nfe;
+  return s;
+}
+
+// Probes and their weights in the sum that makes the trace.
+struct ProbeSet {
+  at::Tensor probes;
+  std::vector<double> weights;
+  int64_t sets = 0;  // independent estimates of the trace; 0 = exact
+};
+
+struct FlowRun {
+  ProbabilityFlow flow;
+  std::vector<int64_t> value_evaluations, grad_evaluations;
+};
+
+// The images of one chunk.
+class FlowSolver {
+ public:
+  FlowSolver(const ScoreModel& model, const ProbabilityFlowOptions& o, const at::Tensor& x,
+             const at::Tensor& probes)
+      : model_(model),
+        o_(o),
+        x_(x.detach()),
+        pixels_(x.numel() / std::max<int64_t>(x.size(0), 1)),
+        equation_(make_flow_equation(model.sde(), o.variable, o.data_std, o.t0)) {
+    if (o.trace == "exact") {
+      Shape basis{pixels_, 1};
+      basis.insert(basis.end(), x.sizes().begin() + 1, x.sizes().end());
+      set_.probes = at::eye(pixels_, x.options()).reshape(basis);
+      set_.weights.assign(pixels_, 1.0);
+      return;
+    }
+    SP_CHECK(probes.defined() && probes.dim() == x.dim() + 1 && probes.size(0) > 0 &&
+                 (probes.size(1) == 1 || probes.size(1) == x.size(0)) &&
+                 probes.sizes().slice(2) == x.sizes().slice(1),
+             "probability flow", "expected probes [n,B,event...] for x ", x.sizes());
+    const at::Tensor all = probes.to(x.device(), x.scalar_type());
+    SP_CHECK(all.size(0) % o.colours == 0, "probability flow", "expected probes in sets of ",
+             o.colours, " colours, got ", all.size(0));
+    set_.probes = all;
+    set_.sets = all.size(0) / o.colours;
+    set_.weights.assign(all.size(0), 1.0 / static_cast<double>(set_.sets));
+  }
+
+  FlowRun run(bool with_grad) {
+    ScoreDivergence divergence(model_, set_.probes, set_.weights, o_.max_batch);
+    FlowRun out;
+    ProbabilityFlow& flow = out.flow;
+    ode::Solution s;
+    if (with_grad && o_.adjoint == "direct") {
+      s = direct(divergence, flow);
+    } else {
+      const bool checkpoint = with_grad && (o_.adjoint == "checkpoint" || o_.check_gradient);
+      s = solve(divergence, o_, checkpoint, false, x_);
+      value(s, flow);
+      if (with_grad && o_.adjoint == "checkpoint") flow.grad = checkpointed(divergence, s, out);
+      if (with_grad && o_.adjoint == "backsolve") flow.grad = backsolve(divergence, s, out);
+    }
+    out.value_evaluations = s.evaluations;
+    errors(divergence, s, flow);
+    if (with_grad && o_.check_gradient) {
+      FlowRun other;
+      if (o_.adjoint == "backsolve") {
+        other.flow.grad = checkpointed(divergence, s, other);
+      } else {
+        other.flow.grad = backsolve(divergence, s, other);
+      }
+      const at::Tensor apart =
+          (flow.grad - other.flow.grad).flatten(1).norm(2, 1) / flow.grad.flatten(1).norm(2, 1);
+      flow.summary.numbers["gradient_difference"] = apart.max().item<double>();
+    }
+    flow.summary.numbers["forwards"] = static_cast<double>(divergence.work().forwards);
+    flow.summary.numbers["vjps"] = static_cast<double>(divergence.work().vjps);
+    flow.summary.numbers["second_order"] = static_cast<double>(divergence.work().second_order);
+    for (const auto& [name, error] : {std::make_pair("standard_error", flow.standard_error),
+                                      std::make_pair("solver_error", flow.solver_error)}) {
+      const at::Tensor known = error.masked_select(at::isfinite(error));
+      if (known.numel() > 0) flow.summary.numbers[name] = known.max().item<double>();
+    }
+    flow.evaluations = out.value_evaluations;
+    for (size_t b = 0; b < out.grad_evaluations.size(); ++b)
+      flow.evaluations[b] += out.grad_evaluations[b];
+    return out;
+  }
+
+ private:
+  ode::Problem problem(const ProbabilityFlowOptions& o, bool backward) const {
+    ode::Problem p;
+    p.weight = equation_->weight();
+    p.stops = equation_->stops();
+    if (o.steps > 0) {
+      p.grid = equation_->grid(o.steps);
+      if (backward) std::reverse(p.grid.begin(), p.grid.end());
+    }
+    return p;
+  }
+
+  ode::State start(const at::Tensor& x, int64_t probes) const {
+    const FlowPoint p = equation_->at(at::full({x.size(0)}, equation_->begin(), x.options()));
+    return {x / expand_like_batch(p.m, x), at::zeros({x.size(0)}, x.options()),
+            at::zeros({x.size(0), probes}, x.options())};
+  }
+
+  ode::Solution solve(const ScoreDivergence& divergence, const ProbabilityFlowOptions& o,
+                      bool record, bool graph, const at::Tensor& x) const {
+    const AugmentedFlow field(*equation_, divergence, pixels_);
+    ode::Problem p = problem(o, false);
+    p.controlled = 2;
+    p.record = record;
+    const ode::Rhs f = [&](const at::Tensor& t, const ode::State& y, const at::Tensor& rows) {
+      return field.value(t, y, rows, graph && y[0].requires_grad() && at::GradMode::is_enabled());
+    };
+    return ode::integrate(f, start(x, divergence.probes()), equation_->begin(), equation_->end(),
+                          solver_options(o), p);
+  }
+
+  at::Tensor latent(const ode::State& y) const { return y[0] * equation_->end_scale(); }
+  at::Tensor log_density(const ode::State& y) const {
+    return model_.sde().prior_log_prob(latent(y)) + y[1] +
+           static_cast<double>(pixels_) * equation_->log_stretch();
+  }
+  // d log prior / du at the end.
+  at::Tensor end_cotangent(const at::Tensor& u) const {
+    const double ratio = equation_->end_scale() / model_.sde().prior_std();
+    return u * (-ratio * ratio);
+  }
+  at::Tensor to_x(const at::Tensor& u_bar) const { return u_bar / equation_->begin_scale(); }
+
+  void value(const ode::Solution& s, ProbabilityFlow& flow) const {
+    flow.log_prob = mark_failed(log_density(s.y).detach(), s.status);
+    flow.latent = mark_failed(latent(s.y).detach(), s.status);
+    flow.summary = s.summary;
+    const int64_t n = set_.sets;
+    if (o_.trace == "exact") {
+      flow.standard_error = mark_failed(at::zeros_like(flow.log_prob), s.status);
+    } else if (n < 2) {
+      flow.standard_error = at::full_like(flow.log_prob, std::nan(""));
+    } else {
+      const at::Tensor forms = s.y[2].detach().reshape({-1, n, o_.colours}).sum(2);
+      flow.standard_error = mark_failed(
+          forms.std(1, /*unbiased=*/true) / std::sqrt(static_cast<double>(n)), s.status);
+    }
+  }
+
+  void errors(const ScoreDivergence& divergence, const ode::Solution& s,
+              ProbabilityFlow& flow) const {
+    flow.solver_error = at::full_like(flow.log_prob, std::nan(""));
+    if (o_.solver_error == "embedded" && !s.embedded.empty()) {
+      const at::Tensor end = end_cotangent(s.y[0].detach());
+      flow.solver_error =
+          mark_failed((s.embedded[1] + sum_event(end * s.embedded[0])).abs(), s.status);
+    } else if (o_.solver_error == "second") {
+      ProbabilityFlowOptions loose = o_;
+      loose.rtol *= kLooser;
+      loose.atol *= kLooser;
+      loose.steps = o_.steps > 0 ? std::max<int64_t>(1, o_.steps / 2) : 0;
+      const at::NoGradGuard off;
+      const ode::Solution other = solve(divergence, loose, false, false, x_);
+      flow.solver_error = mark_failed((flow.log_prob - log_density(other.y)).abs(), other.status);
+      flow.summary.numbers["second_nfe"] = other.summary.numbers.at("nfe");
+    }
+  }
+
+  at::Tensor checkpointed(const ScoreDivergence& divergence, const ode::Solution& s,
+                          FlowRun& out) const {
+    const AugmentedFlow field(*equation_, divergence, pixels_);
+    const ode::Pullback pullback = [&](const at::Tensor& t, const ode::State& y,
+                                       const at::Tensor& rows, const ode::State& bar) {
+      return ode::State{field.pull(t, y[0], rows, bar[0], bar[1], nullptr), at::Tensor(),
+                        at::Tensor()};
+    };
+    const at::Tensor u = s.y[0].detach();
+    const ode::State bar = ode::pull_back(
+        *s.record, pullback, {end_cotangent(u), at::ones_like(s.y[1]), at::zeros_like(s.y[2])},
+        &out.grad_evaluations);
+    out.flow.summary.numbers["record_bytes"] = static_cast<double>(ode::record_bytes(*s.record));
+    return mark_failed(to_x(bar[0]), s.status);
+  }
+
+  at::Tensor backsolve(const ScoreDivergence& divergence, const ode::Solution& s,
+                       FlowRun& out) const {
+    const at::NoGradGuard off;
+    const AugmentedFlow field(*equation_, divergence, pixels_);
+    const ode::Rhs backward = [&](const at::Tensor& t, const ode::State& y,
+                                  const at::Tensor& rows) {
+      at::Tensor rate;
+      const at::Tensor pulled =
+          field.pull(t, y[0], rows, y[1], at::ones({rows.numel()}, y[0].options()), &rate);
+      ode::State out{rate, -pulled};
+      if (!o_.seminorm) out.push_back(field.value(t, y, rows, false)[1]);
+      return out;
+    };
+    const at::Tensor u = s.y[0].detach();
+    ode::State y{u, end_cotangent(u)};
+    if (!o_.seminorm) y.push_back(s.y[1].detach());
+    const ode::Solution b = ode::integrate(backward, y, equation_->end(), equation_->begin(),
+                                           solver_options(o_), problem(o_, true));
+    out.grad_evaluations = b.evaluations;
+    if (b.summary.status != Status::kConverged && out.flow.summary.status == Status::kConverged) {
+      out.flow.summary.status = b.summary.status;
+      out.flow.summary.message = b.summary.message + " on the way back";
+    }
+    return mark_failed(mark_failed(to_x(b.y[1]), b.status), s.status);
+  }
+
+  ode::Solution direct(const ScoreDivergence& divergence, ProbabilityFlow& flow) const {
+    const at::AutoGradMode on(true);
+    const DoubleBackwardScope twice;
+    const at::Tensor x = x_.clone().requires_grad_(true);
+    ode::Solution s = solve(divergence, o_, false, true, x);
+    const at::Tensor total = log_density(s.y);
+    value(s, flow);
+    flow.grad = mark_failed(torch::autograd::grad({total.sum()}, {x})[0], s.status);
+    for (auto& part : s.y) part = part.detach();
+    return s;
+  }
+
+  const ScoreModel& model_;
+  const ProbabilityFlowOptions& o_;
+  at::Tensor x_;
+  int64_t pixels_;
+  std::unique_ptr<FlowEquation> equation_;
+  ProbeSet set_;
+};
+
+// Results of chunks one after the other.
+void append(ProbabilityFlow& all, const ProbabilityFlow& part, double images, double total) {
+  const auto join = [](at::Tensor& a, const at::Tensor& b) {
+    if (b.defined()) a = a.defined() ? at::cat({a, b}) : b;
+  };
+  const bool first = !all.log_prob.defined();
+  join(all.log_prob, part.log_prob);
+  join(all.latent, part.latent);
+  join(all.grad, part.grad);
+  join(all.standard_error, part.standard_error);
+  join(all.solver_error, part.solver_error);
+  all.evaluations.insert(all.evaluations.end(), part.evaluations.begin(), part.evaluations.end());
+  if (first ||
+      (part.summary.status != Status::kConverged &&
+       (all.summary.status == Status::kConverged || part.summary.status > all.summary.status))) {
+    all.summary.status = part.summary.status;
+    all.summary.message = part.summary.message;
+  }
+  for (const auto& [name, value] : part.summary.numbers) {
+    double& sum = all.summary.numbers[name];
+    if (name == "forwards" || name == "vjps" || name == "second_order")
+      sum += value / total;
+    else if (name == "accepted" || name == "rejected")
+      sum += value * images / total;
+    else if (name == "calls")
+      sum += value;
+    else
+      sum = std::max(sum, value);
+  }
+}
+
+bool out_of_memory(const std::exception& e) {
+  const std::string what = e.what();
+  return dynamic_cast<const std::bad_alloc*>(&e) ||
+         what.find("out of memory") != std::string::npos ||
+         what.find("can't allocate memory") != std::string::npos;
+}
+
 }  // namespace
 
 void check_options(const Config& config, const ProbabilityFlowOptions& o) {
   if (!(o.t0 > 0 && o.t0 < 1)) config.fail("t0", "t0 must lie between 0 and 1");
   config.one_of("trace", o.trace, {"exact", "hutchinson"});
-  config.one_of("adjoint", o.adjoint, {"backsolve", "direct"});
+  config.one_of("probe_law", o.probe_law, {"rademacher", "gaussian"});
+  config.one_of("variable", o.variable, {"log_snr", "time"});
+  config.one_of("adjoint", o.adjoint, {"checkpoint", "direct", "backsolve"});
+  config.one_of("solver_error", o.solver_error, {"embedded", "second", "none"});
   config.one_of("solver", o.solver,
-                o.steps > 0 ? ode::tableau_names() : ode::adaptive_tableau_names());
+                o.steps > 0 ? ode::solver_names() : ode::adaptive_solver_names());
+  if (o.variable == "time" && o.solver.rfind("exp", 0) == 0)
+    config.fail("variable", "the exp solvers need variable = \"log_snr\"");
+  if (!(o.data_std >= 0)) config.fail("data_std", "data_std must not be negative");
   if (!(o.rtol >= 0 && o.atol >= 0 && o.rtol + o.atol > 0))
     config.fail("rtol", "tolerances must be positive");
   if (o.n_probes < 1) config.fail("n_probes", "n_probes must be at least 1");
+  if (o.colours < 1 || o.n_probes % o.colours != 0)
+    config.fail("colours", "colours must be at least 1 and divide n_probes");
+  if (!(o.gradient_tolerance > 0))
+    config.fail("gradient_tolerance", "gradient_tolerance must be positive");
+  if (o.steps < 0) config.fail("steps", "steps must not be negative");
   if (o.max_steps < 1) config.fail("max_steps", "max_steps must be at least 1");
+  if (o.max_nfe < 0) config.fail("max_nfe", "max_nfe must not be negative");
   if (o.max_batch < 1) config.fail("max_batch", "max_batch must be at least 1");
 }
 
@@ -156,65 +389,67 @@ at::Tensor draw_probes(const ScoreModel& model, const ProbabilityFlowOptions& o,
                        const Rng& rng) {
   if (o.trace == "exact") return {};
   SP_CHECK(o.n_probes > 0, "probability flow", "expected n_probes > 0, got ", o.n_probes);
+  SP_CHECK(o.colours > 0 && o.n_probes % o.colours == 0, "probability flow",
+           "expected colours that divide n_probes, got ", o.colours, " and ", o.n_probes);
   Shape shape = batched(batch, model.event_shape());
   shape.insert(shape.begin() + 1, o.n_probes);
-  return rng.split("flow.probes")
-      .rademacher(shape, model.dtype())
+  const Rng stream = rng.split("flow.probes");
+  const at::Tensor probes = o.probe_law == "gaussian" ? stream.normal(shape, model.dtype())
+                                                      : stream.rademacher(shape, model.dtype());
+  if (o.colours == 1) return probes.transpose(0, 1).contiguous().to(model.device());
+  Shape sets = shape;
+  sets[1] = o.n_probes / o.colours;
+  sets.insert(sets.begin() + 2, o.colours);
+  return (probes.reshape(sets) * colour_masks(model.event_shape(), o.colours))
+      .reshape(shape)
       .transpose(0, 1)
       .contiguous()
       .to(model.device());
 }
 
 ProbabilityFlow probability_flow_log_prob(const ScoreModel& model, const ProbabilityFlowOptions& o,
-                                          const at::Tensor& x_in, const at::Tensor& probes,
+                                          const at::Tensor& x, const at::Tensor& probes,
                                           bool with_grad) {
   check_words(o);
-  check_batched("probability flow", "x", x_in, model.event_shape());
-  ode::OdeOptions solver;
-  solver.solver = o.solver;
-  solver.rtol = o.rtol;
-  solver.atol = o.atol;
-  solver.steps = o.steps;
-  solver.max_steps = o.max_steps;
-
-  const bool direct = with_grad && o.adjoint == "direct";
-  std::unique_ptr<DoubleBackwardScope> twice;
-  if (with_grad) twice = std::make_unique<DoubleBackwardScope>();
-  at::AutoGradMode mode(direct);
-  const at::Tensor x = direct ? x_in.detach().clone().requires_grad_(true) : x_in.detach();
-  const FlowField field(model, o, x, probes);
-
-  const ode::Rhs forward = [&](const at::Tensor& t, const ode::State& y, const at::Tensor& rows) {
-    return field.value(t, y[0], rows, direct && y[0].requires_grad() && at::GradMode::is_enabled());
-  };
-  ode::Solution s =
-      ode::integrate(forward, {x, at::zeros({x.size(0)}, x.options())}, o.t0, 1.0, solver);
-  const at::Tensor total = model.sde().prior_log_prob(s.y[0]) + s.y[1];
-  ProbabilityFlow out;
-  out.log_prob = mark_failed(total.detach(), s.status);
-  out.latent = mark_failed(s.y[0].detach(), s.status);
-  out.evaluations = s.evaluations;
-  out.summary = s.summary;
-  if (!with_grad) return out;
-
-  if (direct) {
-    out.grad = mark_failed(torch::autograd::grad({total.sum()}, {x})[0], s.status);
-    return out;
+  check_batched("probability flow", "x", x, model.event_shape());
+  const at::NoGradGuard off;
+  const int64_t batch = x.size(0);
+  ProbabilityFlow all;
+  int64_t chunk = std::max<int64_t>(1, std::min(batch, o.max_batch));
+  for (int64_t first = 0; first < batch || (batch == 0 && !all.log_prob.defined());) {
+    const int64_t count = std::min(chunk, batch - first);
+    const at::Tensor e = probes.defined() && probes.dim() > 1 && probes.size(1) != 1
+                             ? probes.slice(1, first, first + count)
+                             : probes;
+    FlowRun run;
+    try {
+      run = FlowSolver(model, o, x.slice(0, first, first + count), e).run(with_grad);
+    } catch (const std::exception& error) {
+      if (count <= 1 || !out_of_memory(error)) throw;
+      chunk = (count + 1) / 2;
+      continue;
+    }
+    run.flow.summary.numbers["grad_nfe"] =
+        run.grad_evaluations.empty()
+            ? 0.0
+            : static_cast<double>(
+                  *std::max_element(run.grad_evaluations.begin(), run.grad_evaluations.end()));
+    append(all, run.flow, static_cast<double>(count),
+           static_cast<double>(std::max<int64_t>(batch, 1)));
+    first += std::max<int64_t>(count, 1);
   }
-  const double precision = 1 / (model.sde().prior_std() * model.sde().prior_std());
-  const ode::Rhs backward = [&](const at::Tensor& t, const ode::State& y, const at::Tensor& rows) {
-    return field.adjoint(t, y[0], y[1], rows);
-  };
-  const ode::Solution b =
-      ode::integrate(backward, {s.y[0], s.y[0] * -precision}, 1.0, o.t0, solver);
-  out.grad = mark_failed(mark_failed(b.y[1], b.status), s.status);
-  for (size_t i = 0; i < out.evaluations.size(); ++i) out.evaluations[i] += b.evaluations[i];
-  if (b.summary.status != Status::kConverged && out.summary.status == Status::kConverged) {
-    out.summary = b.summary;
-    out.summary.message += " on the way back";
+  const auto apart = all.summary.numbers.find("gradient_difference");
+  if (apart != all.summary.numbers.end() && !(apart->second <= o.gradient_tolerance)) {
+    std::ostringstream m;
+    m << "; warning: two gradients differ by " << apart->second << " (gradient_tolerance "
+      << o.gradient_tolerance << "): tighten rtol and atol or take more steps";
+    all.summary.message += m.str();
   }
-  out.summary.numbers["adjoint_nfe"] = b.summary.numbers.at("nfe");
-  return out;
+  return all;
+}
+
+at::Tensor bits_per_dim(const at::Tensor& log_prob, const Shape& event) {
+  return log_prob * (-1.0 / (static_cast<double>(numel(event)) * std::log(2.0)));
 }
 
 }  // namespace scoreprior

@@ -32,7 +32,7 @@ RealNvp::RealNvp(const RealNvpOptions& options, at::ScalarType dtype,
     : options_(options), dtype_(dtype), orders_(std::move(orders)) {
   SP_CHECK(options.dim >= 2, "realnvp", "expected dim >= 2, got ", options.dim);
   SP_CHECK(options.n_flow >= 1, "realnvp", "expected n_flow >= 1, got ", options.n_flow);
-  SP_CHECK(options.seqfrac >= 1, "realnvp", "expected seqfrac >= 1, got ", options.seqfrac);
+  SP_CHECK(options.seqfrac > 0, "realnvp", "expected seqfrac > 0, got ", options.seqfrac);
   SP_CHECK(dtype == at::kFloat || dtype == at::kDouble, "realnvp", "float32 or float64 only");
   if (orders_.empty()) {
     const Rng rng = Rng(options.order_seed).split("realnvp.orders");
@@ -61,7 +61,8 @@ void RealNvp::make_plan() {
   plan_.dim = D;
   plan_.changed = D / 2;
   plan_.kept = D - D / 2;
-  plan_.hidden = std::max<int64_t>(plan_.kept / options_.seqfrac, 1);
+  plan_.hidden = std::max<int64_t>(
+      static_cast<int64_t>(static_cast<double>(plan_.kept) / options_.seqfrac), 1);
   plan_.batch_norm = options_.batch_norm;
   plan_.softplus = options_.softplus;
   plan_.norm_clip = options_.norm_clip;
@@ -246,7 +247,7 @@ std::unique_ptr<Flow> make_realnvp(const Config& config, const FlowContext& cont
   if (o.dim < 2)
     config.fail("dim", "a RealNVP needs at least 2 pixels, got " + std::to_string(o.dim));
   if (o.n_flow < 1) config.fail("n_flow", "n_flow must be at least 1");
-  if (o.seqfrac < 1) config.fail("seqfrac", "seqfrac must be at least 1");
+  if (!(o.seqfrac > 0)) config.fail("seqfrac", "seqfrac must be positive");
   if (o.norm_clip < 0) config.fail("norm_clip", "norm_clip must not be negative");
   if (o.init_std < 0) config.fail("init_std", "init_std must not be negative");
   if (o.softplus && o.init_mean < 0)

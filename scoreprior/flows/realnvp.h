@@ -15,7 +15,7 @@ namespace scoreprior {
 struct RealNvpOptions {
   int64_t dim = 0;
   int64_t n_flow = 16;
-  int64_t seqfrac = 4;
+  double seqfrac = 4;
   bool batch_norm = true;
   double norm_clip = 8;
   bool softplus = false;
@@ -27,7 +27,7 @@ struct RealNvpOptions {
   void fields(F&& f) {
     f("dim", dim, "number of pixels; 0 = as the image asks");
     f("n_flow", n_flow, "flow steps, two couplings each");
-    f("seqfrac", seqfrac, "hidden width is dim / (2 seqfrac)");
+    f("seqfrac", seqfrac, "hidden width is dim / (2 seqfrac), at least 1");
     f("batch_norm", batch_norm, "batch normalisation inside the coupling networks");
     f("norm_clip", norm_clip, "bound on normalised activations [standard deviations]; 0 = none");
     f("softplus", softplus, "positive pixels: x = exp(a) softplus(u)");

@@ -19,6 +19,8 @@ class ForwardModel {
   virtual ~ForwardModel() = default;
   virtual Shape input_shape() const = 0;
   virtual Shape output_shape() const = 0;
+  /// {C,H,W} when y is an image in measurement order, which another model may look at; else empty.
+  virtual Shape output_image() const { return {}; }
   virtual bool linear() const = 0;
   /// Differentiable in x.
   virtual at::Tensor apply(const at::Tensor& x) const = 0;

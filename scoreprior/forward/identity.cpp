@@ -14,6 +14,7 @@ class IdentityModel final : public ForwardModel {
   explicit IdentityModel(Shape shape) : shape_(std::move(shape)) {}
   Shape input_shape() const override { return shape_; }
   Shape output_shape() const override { return {numel(shape_)}; }
+  Shape output_image() const override { return shape_; }
   bool linear() const override { return true; }
   at::Tensor apply(const at::Tensor& x) const override {
     check_batched("identity", "x", x, shape_);

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/core/rng.h"
 
 namespace scoreprior {
 namespace {
@@ -107,18 +109,24 @@ std::vector<char> throw_darts(const MaskGrid& grid, std::vector<char> mask, int 
 
 }  // namespace
 
-at::Tensor cartesian_mask(int64_t height, int64_t width, int64_t acceleration,
-                          int64_t centre_lines) {
+namespace {
+void check_lines(const char* where, int64_t width, double acceleration, int64_t centre_lines) {
   SP_CHECK(acceleration >= 1 && centre_lines >= 0 &&
-               (acceleration == 1 || centre_lines * acceleration < width),
-           "cartesian_mask", "expected acceleration >= 1 and fewer than ", width,
+               (acceleration == 1 ||
+                static_cast<double>(centre_lines) * acceleration < static_cast<double>(width)),
+           where, "expected acceleration >= 1 and fewer than ", width,
            "/acceleration centre lines, got ", acceleration, " and ", centre_lines);
+}
+}  // namespace
+
+at::Tensor cartesian_mask(int64_t height, int64_t width, double acceleration,
+                          int64_t centre_lines) {
+  check_lines("cartesian_mask", width, acceleration, centre_lines);
   if (acceleration == 1) return at::ones({height, width}, at::kDouble);
   at::Tensor mask = at::zeros({height, width}, at::kDouble);
   mask.narrow(1, (width - centre_lines + 1) / 2, centre_lines).fill_(1);
-  const double spacing = static_cast<double>(acceleration) *
-                         static_cast<double>(centre_lines - width) /
-                         static_cast<double>(centre_lines * acceleration - width);
+  const double lines = static_cast<double>(centre_lines), columns = static_cast<double>(width);
+  const double spacing = acceleration * (lines - columns) / (lines * acceleration - columns);
   // Both roundings are to even.
   const double first = std::nearbyint(spacing / 2);
   for (int64_t k = 0;; ++k) {
@@ -126,6 +134,52 @@ at::Tensor cartesian_mask(int64_t height, int64_t width, int64_t acceleration,
     if (column >= static_cast<double>(width - 1)) break;
     mask.select(1, static_cast<int64_t>(std::nearbyint(column))).fill_(1);
   }
+  return mask;
+}
+
+at::Tensor random_lines_mask(int64_t height, int64_t width, double acceleration,
+                             int64_t centre_lines, double power, uint64_t seed) {
+  check_lines("random_lines_mask", width, acceleration, centre_lines);
+  SP_CHECK(power >= 0, "random_lines_mask", "expected power >= 0, got ", power);
+  const auto wanted = static_cast<int64_t>(std::lround(static_cast<double>(width) / acceleration));
+  const int64_t first = (width - centre_lines + 1) / 2;
+  // Sorting by -log(u)/weight draws without replacement in proportion to the weights.
+  const std::vector<double> u = Rng(seed).split("lines").uniforms(width);
+  std::vector<std::pair<double, int64_t>> order;
+  for (int64_t c = 0; c < width; ++c) {
+    if (c >= first && c < first + centre_lines) continue;
+    const double half = static_cast<double>(width) / 2;
+    const double weight = std::pow(1 - std::abs(static_cast<double>(c) - half) / (half + 1), power);
+    order.push_back({-std::log1p(-u[c]) / weight, c});
+  }
+  std::sort(order.begin(), order.end());
+  at::Tensor mask = at::zeros({height, width}, at::kDouble);
+  mask.narrow(1, first, centre_lines).fill_(1);
+  for (int64_t k = 0; k < std::max<int64_t>(wanted - centre_lines, centre_lines == 0); ++k)
+    mask.select(1, order[k].second).fill_(1);
+  return mask;
+}
+
+at::Tensor radial_mask(int64_t height, int64_t width, int64_t spokes, bool golden_angle,
+                       int64_t centre) {
+  SP_CHECK(spokes >= 1 && centre >= 0 && centre <= std::min(height, width), "radial_mask",
+           "expected spokes >= 1 and a centre within the image, got ", spokes, " and ", centre);
+  at::Tensor mask = at::zeros({height, width}, at::kDouble);
+  auto m = mask.accessor<double, 2>();
+  const double golden = M_PI * (std::sqrt(5.0) - 1) / 2;
+  const auto reach = static_cast<int64_t>(std::ceil(std::hypot(height, width)));
+  for (int64_t s = 0; s < spokes; ++s) {
+    const double angle =
+        static_cast<double>(s) * (golden_angle ? golden : M_PI / static_cast<double>(spokes));
+    for (int64_t t = -reach; t <= reach; ++t) {
+      const auto r = height / 2 + std::lround(0.5 * static_cast<double>(t) * std::sin(angle));
+      const auto c = width / 2 + std::lround(0.5 * static_cast<double>(t) * std::cos(angle));
+      if (r >= 0 && r < height && c >= 0 && c < width) m[r][c] = 1;
+    }
+  }
+  mask.narrow(0, (height - centre + 1) / 2, centre)
+      .narrow(1, (width - centre + 1) / 2, centre)
+      .fill_(1);
   return mask;
 }
 
@@ -174,6 +228,93 @@ at::Tensor poisson_mask(int64_t height, int64_t width, const PoissonMaskOptions&
   at::Tensor out = at::empty({height, width}, at::kDouble);
   std::copy(best.begin(), best.end(), out.data_ptr<double>());
   return out;
+}
+
+namespace {
+
+struct SamplingOptions {
+  std::string pattern = "cartesian";
+  double acceleration = 4, density_power = 2;
+  int64_t centre_lines = -1, mask_seed = 0, spokes = -1;
+  bool golden_angle = false;
+  template <class F>
+  void fields(F&& f) {
+    f("pattern", pattern,
+      "without a mask file: cartesian or random_lines (whole columns), poisson (discs) or radial");
+    f("acceleration", acceleration, "pixels per sample");
+    f("centre_lines", centre_lines,
+      "fully sampled columns, or side of the square, at zero frequency; -1 = 0.32/acceleration of "
+      "the columns, or none");
+    f("density_power", density_power, "random_lines: how fast the density of lines falls off");
+    f("spokes", spokes, "radial: lines through zero frequency; -1 = as the acceleration wants");
+    f("golden_angle", golden_angle, "radial: lines 111.246 degrees apart instead of evenly");
+    f("mask_seed", mask_seed, "seed of the poisson and random_lines patterns");
+  }
+};
+
+at::Tensor radial_mask_of(const Config& config, const Shape& shape, const SamplingOptions& o,
+                          int64_t centre) {
+  if (centre > std::min(shape[1], shape[2]))
+    config.fail("centre_lines", "centre_lines must not exceed the image");
+  if (o.spokes == 0) config.fail("spokes", "radial sampling needs at least one spoke");
+  if (o.spokes > 0) return radial_mask(shape[1], shape[2], o.spokes, o.golden_angle, centre);
+  const double wanted = static_cast<double>(shape[1] * shape[2]) / o.acceleration;
+  // Doubled until there are enough samples, then the fewest spokes that suffice.
+  const auto mask = [&](int64_t n) {
+    return radial_mask(shape[1], shape[2], n, o.golden_angle, centre);
+  };
+  const auto enough = [&](int64_t n) { return mask(n).sum().item<double>() >= wanted; };
+  int64_t low = 0, high = 1;
+  const int64_t most = 8 * (shape[1] + shape[2]);
+  while (high < most && !enough(high)) low = high, high *= 2;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (enough(middle) ? high : low) = middle;
+  }
+  return mask(high);
+}
+
+at::Tensor generated_mask(const Config& config, const Shape& shape) {
+  const auto o = config.read<SamplingOptions>();
+  config.one_of("pattern", "cartesian", {"cartesian", "random_lines", "poisson", "radial"});
+  const bool lines = o.pattern == "cartesian" || o.pattern == "random_lines";
+  const bool poisson = o.pattern == "poisson";
+  if (!(poisson ? o.acceleration > 1 : o.acceleration >= 1) || !std::isfinite(o.acceleration))
+    config.fail("acceleration", poisson ? "acceleration must be above 1 for the poisson pattern"
+                                        : "acceleration must be at least 1");
+  if (!(o.density_power >= 0)) config.fail("density_power", "density_power must not be negative");
+  int64_t centre = o.centre_lines;
+  if (centre < 0)
+    centre = lines ? std::lround(0.32 * static_cast<double>(shape[2]) / o.acceleration) : 0;
+  if (o.pattern == "radial") return radial_mask_of(config, shape, o, centre);
+  if (poisson) {
+    if (centre >= std::min(shape[1], shape[2]))
+      config.fail("centre_lines", "centre_lines must be smaller than the image");
+    PoissonMaskOptions mask;
+    mask.acceleration = o.acceleration;
+    mask.centre = centre;
+    mask.seed = static_cast<uint32_t>(o.mask_seed);
+    return poisson_mask(shape[1], shape[2], mask);
+  }
+  if (o.acceleration > 1 &&
+      static_cast<double>(centre) * o.acceleration >= static_cast<double>(shape[2]))
+    config.fail("centre_lines", "centre_lines must be fewer than width/acceleration");
+  if (o.pattern == "random_lines")
+    return random_lines_mask(shape[1], shape[2], o.acceleration, centre, o.density_power,
+                             static_cast<uint64_t>(o.mask_seed));
+  return cartesian_mask(shape[1], shape[2], o.acceleration, centre);
+}
+
+}  // namespace
+
+at::Tensor sampling_mask(const Config& config, const Shape& shape, const ForwardContext& context) {
+  if (!config.has("mask")) return generated_mask(config, shape);
+  const at::Tensor mask = read_array(config, "mask", context.read_array);
+  if (mask.dim() != 2 || mask.size(0) != shape[1] || mask.size(1) != shape[2])
+    config.fail("mask", "the mask is not " + to_string({shape[1], shape[2]}));
+  if (!at::isfinite(mask.to(at::kDouble)).all().item<bool>())
+    throw DataError("[mri] the mask has entries that are not finite");
+  return mask.to(at::kDouble);
 }
 
 }  // namespace scoreprior

@@ -34,10 +34,15 @@ Pulse pulse_from(const std::string& name);
 ///
 /// Shapes [B,1,H,W] -> [B,2M], real then imaginary parts.
 /// The cosine acts on the part of the image that is even about its centre and the sine on the odd
-/// part, so a transform costs 2 B N M multiply-adds for N pixels: half of a stacked real matrix, a
-/// quarter of a complex one. Both tables (4 N M or 8 N M bytes) are kept while they fit
-/// `table_limit`. Beyond that, and for few images, where reading the tables would cost more than
-/// the arithmetic, the transform goes axis by axis with tables of (H + W) M numbers.
+/// part. Three ways to the same numbers, chosen by size:
+///   factored  A field of view of L and baselines up to U leave about 2 U L + 10 numbers per axis
+///             that data can see. The image is reduced to those (orthogonal bases of the cosines
+///             and sines, from a singular value decomposition cut at rounding) and a table of K
+///             numbers per row does the rest: K = 580 for an Event Horizon Telescope image of any
+///             number of pixels. Taken while K is below half the pixels.
+///   tables    N multiply-adds per row for N pixels: a quarter of a complex matrix.
+///   axis by axis, with (H + W) M numbers: for few images, where reading tables would cost more
+///             than the arithmetic, and beyond `table_limit` bytes of tables.
 class VisibilityTransform final : public ForwardModel {
  public:
   VisibilityTransform(const std::vector<double>& u, const std::vector<double>& v,
@@ -57,16 +62,31 @@ class VisibilityTransform final : public ForwardModel {
   /// The transpose of parts: ([M,B], [M,B]) -> [B,1,H,W].
   at::Tensor adjoint_parts(const at::Tensor& re, const at::Tensor& im) const;
 
+  /// How a batch is transformed: "factored", "tables" or "axis by axis".
+  const char* method(int64_t batch) const;
+  /// Multiply-adds of one transform of a batch, either way.
+  double multiply_adds(int64_t batch) const;
   const SkyGrid& grid() const { return grid_; }
   int64_t rows() const { return rows_; }
 
  private:
+  /// Basis of one axis [n,r], even functions first, and the numbers of each row in it.
+  struct AxisFactor {
+    at::Tensor basis, row_even, row_odd;  ///< [n,r], [M,even], [M,r - even]
+  };
   bool axis_by_axis(int64_t batch) const;
+  bool make_factored(const AxisFactor& x, const AxisFactor& y, const at::Tensor& pulse,
+                     const ForwardContext& context, int64_t table_limit);
+  static AxisFactor axis_factor(const at::Tensor& frequency, int64_t size, double pixel_rad,
+                                at::ScalarType dtype);
   SkyGrid grid_;
   int64_t rows_;
   std::vector<double> u_, v_;
   at::Tensor cos_,
       sin_;  ///< [M,ceil(N/2)] with the pulse; the centre pixel of an odd image counts half
+  at::Tensor basis_x_, basis_y_;      ///< factored: [W,r], [H,r], even functions first
+  int64_t even_x_ = 0, even_y_ = 0;   ///< how many are even
+  at::Tensor factor_re_, factor_im_;  ///< factored: [M,K/2] with the pulse
   at::Tensor cos_x_, sin_x_, cos_y_,
       sin_y_;  ///< [M,ceil(W/2)], [M,ceil(H/2)]: axis by axis, pulse in x
 };

@@ -6,12 +6,12 @@
  *
  * and the two conditionals are drawn in turn. z | x is the prior's own denoising problem at noise
  * rho: the reverse diffusion from x draws it, with no approximation but its time steps. x | z is
- * drawn by Hamiltonian Monte Carlo with the metric G = I/rho^2 + J^T J of the data at z [Girolami11]
- * (held during the move, so that the move is exact), in which the conditional is nearly a standard
- * normal law. rho falls from rho_start to rho_end over `anneal` iterations, which lets chains choose
- * their modes while the coupling is loose, and stays there for `hold` more; the marginal of z tends
- * to the posterior as rho_end -> 0. Every draw is the end of a chain of its own (or one of `keep`
- * states), so that nothing depends on batch mates.
+ * drawn by Hamiltonian Monte Carlo with the metric G = I/rho^2 + J^T J of the data at z
+ * [Girolami11] (held during the move, so that the move is exact), in which the conditional is
+ * nearly a standard normal law. rho falls from rho_start to rho_end over `anneal` iterations, which
+ * lets chains choose their modes while the coupling is loose, and stays there for `hold` more; the
+ * marginal of z tends to the posterior as rho_end -> 0. Every draw is the end of a chain of its own
+ * (or one of `keep` states), so that nothing depends on batch mates.
  *
  * x moves in the row space of the data's linear part only; beyond it x | z is normal. A draw is
  * z + P (x - z) with P = I - G^-1 / rho^2: the data's values in the directions the data determine,
@@ -38,7 +38,7 @@ struct SplitGibbsOptions {
   int64_t batch = 64;
   double rho_start = 2;
   double rho_end = 0.01;
-  int64_t anneal = 150;
+  int64_t anneal = 200;
   int64_t hold = 10;
   int64_t keep = 1;
   double steps_per_efold = 2;
@@ -67,7 +67,8 @@ struct SplitGibbsOptions {
     f("trajectories", trajectories, "Hamiltonian trajectories per iteration");
     f("leapfrog", leapfrog, "steps of a trajectory");
     f("step_size", step_size, "first step size, in units of the metric; adapted while rho falls");
-    f("metric", metric, "auto (the likelihood's Gauss-Newton where it has one, up to 4096 pixels) | identity");
+    f("metric", metric,
+      "auto (the likelihood's Gauss-Newton where it has one, up to 4096 pixels) | identity");
     f("checkpoint_every", checkpoint_every,
       "iterations between checkpoints; 0 = only when interrupted");
   }
@@ -133,8 +134,8 @@ class CouplingMetric {
       const int64_t batch = std::max(j_.size(0), more.size(0));
       j_ = at::cat({j_.expand({batch, -1, -1}), more.expand({batch, -1, -1})}, 1);
     }
-    const at::Tensor g = at::bmm(j_.transpose(1, 2), j_) +
-                         at::eye(j_.size(2), j_.options()) * precision;
+    const at::Tensor g =
+        at::bmm(j_.transpose(1, 2), j_) + at::eye(j_.size(2), j_.options()) * precision;
     inverse_ = at::cholesky_inverse(at::linalg_cholesky(g));
   }
   /// Rows of the Jacobian, the length of `m` below.
@@ -142,8 +143,8 @@ class CouplingMetric {
   /// N(0, G) from standard normals n [B,R] and m [B,rows].
   at::Tensor momentum(const at::Tensor& n, const at::Tensor& m) const {
     if (diagonal_.defined()) return n * diagonal_.sqrt();
-    const at::Tensor data = j_.size(0) == 1 ? at::mm(m, j_[0])
-                                            : at::bmm(m.unsqueeze(1), j_).squeeze(1);
+    const at::Tensor data =
+        j_.size(0) == 1 ? at::mm(m, j_[0]) : at::bmm(m.unsqueeze(1), j_).squeeze(1);
     return n / rho_ + data;
   }
   /// G^-1 p
@@ -159,6 +160,21 @@ class CouplingMetric {
   double rho_;
   at::Tensor diagonal_, j_, inverse_;
 };
+
+/// 1.4826 times the median distance from the median: a standard deviation that ignores outliers.
+double robust_spread(const at::Tensor& v) {
+  return 1.4826 * (v - v.median()).abs().median().item<double>();
+}
+
+/// Chains whose log-likelihood can belong to the posterior: not more than ten spreads (at least 30
+/// nats) below the median of all. The others sit in a mode of the data that annealing entered too
+/// fast, with a density e^-30 and less of the rest.
+at::Tensor arrived_chains(const at::Tensor& log_likelihood) {
+  if (log_likelihood.size(0) < 8) return at::ones_like(log_likelihood).to(at::kBool);
+  const double floor =
+      log_likelihood.median().item<double>() - std::max(10 * robust_spread(log_likelihood), 30.0);
+  return log_likelihood >= floor;
+}
 
 class SplitGibbs final : public Inference {
  public:
@@ -189,9 +205,9 @@ class SplitGibbs final : public Inference {
 
  private:
   struct Chains {
-    at::Tensor x, z;        // [B,D] double
-    at::Tensor log_step;    // [B] double
-    at::Tensor acceptance;  // [B] double, mean over the hold iterations
+    at::Tensor x, z;      // [B,D] double
+    at::Tensor log_step;  // [B] double
+    at::Tensor held;      // [B] double, mean log p(y|x) over the hold iterations
   };
   struct Potential {
     at::Tensor value, gradient, log_likelihood;
@@ -205,8 +221,8 @@ class SplitGibbs final : public Inference {
   /// The power of the likelihood: chains that saw all of the data at once would freeze in the first
   /// mode of the non-linear data they meet.
   double data_power(int64_t iteration) const {
-    const double share =
-        std::min(1.0, static_cast<double>(iteration) / (o_.data_full * static_cast<double>(o_.anneal)));
+    const double share = std::min(
+        1.0, static_cast<double>(iteration) / (o_.data_full * static_cast<double>(o_.anneal)));
     return std::pow(o_.data_start, 1 - share);
   }
   struct Problem {
@@ -284,9 +300,9 @@ at::Tensor SplitGibbs::move(const Problem& problem, Chains& chains, double rho, 
         (chains.log_step.exp() * (0.8 + 0.4 * now.split("jitter").uniform({batch}, at::kDouble)))
             .unsqueeze(1);
     const at::Tensor n = now.split("momentum").normal({batch, coordinates}, at::kDouble);
-    at::Tensor p = metric ? metric->momentum(n, now.split("data").normal({batch, metric->rows()},
-                                                                         at::kDouble))
-                          : n / rho;
+    at::Tensor p =
+        metric ? metric->momentum(n, now.split("data").normal({batch, metric->rows()}, at::kDouble))
+               : n / rho;
     const at::Tensor before = here.value + (p * velocity(p)).sum(1) / 2;
     at::Tensor x = chains.x;
     Potential there = here;
@@ -323,13 +339,15 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
   const int64_t dim = numel(event);
   const auto* denoiser = dynamic_cast<const DenoisingPrior*>(&target.prior);
   if (!denoiser)
-    throw UsageError("infer split_gibbs needs a prior with a diffusion model (score_elbo or score_ode)");
+    throw UsageError(
+        "infer split_gibbs needs a prior with a diffusion model (score_elbo or score_ode)");
   const auto* rest = dynamic_cast<const ResidualJacobian*>(denoiser->rest());
   const auto* data = dynamic_cast<const ResidualJacobian*>(&target.likelihood);
   if (o_.metric == "identity" || dim > kMetricPixels || (denoiser->rest() && !rest)) data = nullptr;
   Problem problem{target, *denoiser, event, data, rest, {}};
   if (data) {
-    const bool linear = !data->slopes(at::zeros(batched(1, event), context_.dtype).to(context_.device)).defined();
+    const bool linear =
+        !data->slopes(at::zeros(batched(1, event), context_.dtype).to(context_.device)).defined();
     problem.space = data_space(*data, rest, linear);
   }
   const int64_t chains_total = (o_.n_draws + o_.keep - 1) / o_.keep;
@@ -338,20 +356,24 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
 
   at::Tensor finished = at::zeros({0, dim}, at::kDouble);  // draws of chains that ended
   at::Tensor kept = at::zeros({0, dim}, at::kDouble);      // draws of the running chains
-  at::Tensor curve = at::zeros({0, 4}, at::kDouble);  // log p(y|x) mean, sd; acceptance; rho
+  at::Tensor held = at::zeros({0}, at::kDouble);           // log p(y|x) of chains that ended
+  at::Tensor curve = at::zeros({0, 4}, at::kDouble);  // log p(y|x) median, spread; acceptance; rho
   Chains chains;
   int64_t first_batch = 0, first_iteration = 0, nonfinite = 0;
   std::map<std::string, at::Tensor> saved;
   if (store.load(saved)) {
-    for (const char* name : {"finished", "kept", "x", "z", "log_step", "acceptance", "curve", "counters"})
-      if (!saved.count(name)) throw DataError(std::string("checkpoint: no tensor \"") + name + "\"");
+    for (const char* name :
+         {"finished", "kept", "ended", "x", "z", "log_step", "held", "curve", "counters"})
+      if (!saved.count(name))
+        throw DataError(std::string("checkpoint: no tensor \"") + name + "\"");
     const at::Tensor counters = saved["counters"];
     const int64_t* n = counters.data_ptr<int64_t>();
     if (counters.numel() != 3 || saved["x"].dim() != 2 || saved["x"].size(1) != dim)
       throw DataError("checkpoint: it belongs to another problem");
     first_batch = n[0], first_iteration = n[1], nonfinite = n[2];
     finished = saved["finished"], kept = saved["kept"], curve = saved["curve"];
-    chains = {saved["x"], saved["z"], saved["log_step"], saved["acceptance"]};
+    held = saved["ended"];
+    chains = {saved["x"], saved["z"], saved["log_step"], saved["held"]};
   }
 
   Draws draws;
@@ -364,8 +386,7 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
     const Rng here = rng.from_row(first_row);
     int64_t k = b == first_batch ? first_iteration : 0;
     const auto denoise = [&](const at::Tensor& x, double rho, const Rng& stream) {
-      const at::Tensor noisy =
-          x.to(context_.dtype).view(batched(count, event)).to(context_.device);
+      const at::Tensor noisy = x.to(context_.dtype).view(batched(count, event)).to(context_.device);
       return denoiser->draw_given_noisy(noisy, rho, o_.steps_per_efold, stream)
           .flatten(1)
           .to(at::kCPU, at::kDouble);
@@ -376,7 +397,7 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
       chains.z = denoise(noise * o_.rho_start + o_.init_mean, o_.rho_start, here.split("first"));
       chains.x = chains.z;
       chains.log_step = at::full({count}, std::log(o_.step_size), at::kDouble);
-      chains.acceptance = at::zeros({count}, at::kDouble);
+      chains.held = at::zeros({count}, at::kDouble);
       kept = at::zeros({0, dim}, at::kDouble);
     }
     for (; k < iterations; ++k) {
@@ -389,24 +410,27 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
       const at::Tensor accepted = move(problem, chains, rho, power, k < o_.anneal,
                                        now.split("move"), log_likelihood, nonfinite, metric);
       chains.z = denoise(chains.x, rho, now.split("denoise"));
-      if (k >= o_.anneal) chains.acceptance += accepted / static_cast<double>(o_.hold);
+      if (k >= o_.anneal) chains.held = chains.held + log_likelihood / static_cast<double>(o_.hold);
       // Draws from the end backwards, evenly over the second half of hold.
-      const int64_t left = iterations - 1 - k, spacing = std::max<int64_t>(1, o_.hold / 2 / o_.keep);
+      const int64_t left = iterations - 1 - k,
+                    spacing = std::max<int64_t>(1, o_.hold / 2 / o_.keep);
       if (left % spacing == 0 && left / spacing < o_.keep)
         kept = at::cat({kept, draw_of(problem, chains, metric)}, 0);
-      const double mean = log_likelihood.mean().item<double>();
-      curve = at::cat({curve, at::tensor(std::vector<double>{mean, count > 1 ? log_likelihood.std().item<double>() : 0.0,
+      const double middle = log_likelihood.median().item<double>();
+      curve = at::cat({curve, at::tensor(std::vector<double>{middle, robust_spread(log_likelihood),
                                                              accepted.mean().item<double>(), rho},
                                          at::kDouble)
                                   .view({1, 4})});
-      observer.step(b * iterations + k + 1, {{"log p(y|x)", mean},
-                                             {"acceptance", accepted.mean().item<double>()},
-                                             {"rho", rho}});
+      observer.step(
+          b * iterations + k + 1,
+          {{"log p(y|x)", middle}, {"acceptance", accepted.mean().item<double>()}, {"rho", rho}});
       stopped = observer.stop_requested();
       const bool last = k + 1 == iterations;
       if (last) {
         // Chain by chain, so that the order of draws does not depend on the batch size.
-        finished = at::cat({finished, kept.view({-1, count, dim}).transpose(0, 1).reshape({-1, dim})});
+        finished =
+            at::cat({finished, kept.view({-1, count, dim}).transpose(0, 1).reshape({-1, dim})});
+        held = at::cat({held, chains.held});
       }
       if (stopped || (o_.checkpoint_every > 0 && (k + 1) % o_.checkpoint_every == 0) || last)
         store.save({{"finished", finished},
@@ -414,17 +438,21 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
                     {"x", chains.x.clone()},
                     {"z", chains.z.clone()},
                     {"log_step", chains.log_step.clone()},
-                    {"acceptance", chains.acceptance.clone()},
+                    {"held", chains.held.clone()},
+                    {"ended", held},
                     {"curve", curve},
-                    {"counters", at::tensor(std::vector<int64_t>{last ? b + 1 : b, last ? 0 : k + 1,
-                                                                 nonfinite},
-                                            at::kLong)}});
+                    {"counters",
+                     at::tensor(std::vector<int64_t>{last ? b + 1 : b, last ? 0 : k + 1, nonfinite},
+                                at::kLong)}});
       if (stopped) break;
     }
   }
   observer.end();
 
   Summary& s = draws.summary;
+  const at::Tensor arrived = arrived_chains(held);
+  const int64_t stuck = held.size(0) - arrived.sum().item<int64_t>();
+  finished = finished.index({arrived.repeat_interleave(o_.keep)});
   const int64_t n = std::min(finished.size(0), o_.n_draws);
   draws.x = finished.slice(0, 0, n).to(context_.dtype).view(batched(n, event));
   draws.history["log_likelihood"] = curve.select(1, 0).clone();
@@ -432,33 +460,43 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
   draws.history["rho"] = curve.select(1, 3).clone();
   s.numbers["chains"] = static_cast<double>(chains_total);
   s.numbers["iterations"] = static_cast<double>(iterations);
+  s.numbers["stuck_chains"] = static_cast<double>(stuck);
   s.numbers["nonfinite_densities"] = static_cast<double>(nonfinite);
   s.numbers["seconds"] =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_time).count();
-  if (stopped && finished.size(0) < chains_total * o_.keep) {
+  if (stopped && held.size(0) < chains_total) {
     s.status = Status::kInterrupted;
     s.message = "stopped; run again to go on";
     return draws;
   }
   const at::Tensor valid = at::isfinite(draws.x).flatten(1).all(1);
   s.numbers["invalid_draws"] = static_cast<double>(n - valid.sum().item<int64_t>());
-  // Settled: over the hold the mean log-likelihood moves by less than its own spread between
-  // iterations explains.
+  // Settled: over the hold the median log-likelihood moves by less than a quarter of its spread
+  // over chains.
   const int64_t half = o_.hold / 2;
-  const at::Tensor held =
+  const at::Tensor medians =
       curve.select(1, 0).view({batches, iterations}).slice(1, o_.anneal).mean(0);
-  const at::Tensor early = held.slice(0, 0, o_.hold - half), late = held.slice(0, o_.hold - half);
+  const at::Tensor early = medians.slice(0, 0, o_.hold - half),
+                   late = medians.slice(0, o_.hold - half);
   const at::Tensor hold_acceptance =
       curve.select(1, 2).view({batches, iterations}).slice(1, o_.anneal);
   s.numbers["acceptance"] = hold_acceptance.mean().item<double>();
   const double drift = half > 0 ? (late.mean() - early.mean()).item<double>() : INFINITY;
-  const double spread = curve.select(1, 1).view({batches, iterations}).select(1, iterations - 1).mean().item<double>();
+  const double spread = curve.select(1, 1)
+                            .view({batches, iterations})
+                            .select(1, iterations - 1)
+                            .mean()
+                            .item<double>();
   s.numbers["drift"] = drift;
   s.numbers["log_likelihood_spread"] = spread;
   const bool settled = std::abs(drift) <= std::max(0.25 * spread, 1.0);
   s.status = settled ? Status::kConverged : Status::kMaxSteps;
-  s.message = detail::concat(settled ? "settled: " : "still moving: ",
-                             "log p(y|x) changed by ", drift, " nats between the halves of the hold, its spread over chains is ", spread);
+  s.message =
+      detail::concat(settled ? "settled: " : "still moving: ", "log p(y|x) changed by ", drift,
+                     " nats between the halves of the hold, its spread over chains is ", spread);
+  if (stuck > 0)
+    s.message += detail::concat("; ", stuck, " of ", chains_total,
+                                " chains froze far from the data and are left out");
   observer.note(s.message);
   return draws;
 }

@@ -32,6 +32,7 @@ struct VariationalOptions : BufferAdamOptions {
   int64_t start_steps = 0;
   double start_peak = 0.15, start_fwhm = 0.4, start_std = 0.03;
   int64_t n_draws = 256;
+  int64_t proposals = 1;
   int64_t checkpoint_every = 500;
   double plateau_tolerance = 1;
   double plateau_relative = 0.005;
@@ -59,11 +60,14 @@ struct VariationalOptions : BufferAdamOptions {
       "start with a larger entropy weight: max(10^(order - step/decay), 1)");
     f("entropy_start_order", entropy_start_order, "its logarithm (base 10) at step 0");
     f("entropy_decay_steps", entropy_decay_steps, "steps per factor of 10");
-    f("start_steps", start_steps, "steps towards a blob in the middle before prior and data count; 0 = none");
+    f("start_steps", start_steps,
+      "steps towards a blob in the middle before prior and data count; 0 = none");
     f("start_peak", start_peak, "brightness of that blob");
     f("start_fwhm", start_fwhm, "its full width at half maximum [image sides]");
     f("start_std", start_std, "its standard deviation per pixel");
     f("n_draws", n_draws, "posterior draws at the end");
+    f("proposals", proposals,
+      "draws of q for each of them; more than 1: resampled in proportion to p/q");
     f("checkpoint_every", checkpoint_every, "steps between checkpoints; 0 = only when interrupted");
     f("plateau_tolerance", plateau_tolerance,
       "converged when the loss surely falls by less than this between the last two windows [nats]");
@@ -140,13 +144,15 @@ class VariationalInference final : public Inference {
     positive("batch", o_.batch);
     positive("lr", o_.lr);
     positive("n_draws", o_.n_draws);
+    positive("proposals", o_.proposals);
     positive("adam_eps", o_.eps);
     positive("entropy_decay_steps", o_.entropy_decay_steps);
     fraction("decay_from", o_.decay_from);
     fraction("freeze_from", o_.freeze_from);
     fraction("lr_final", o_.lr_final);
     if (o_.start_steps < 0) config.fail("start_steps", "start_steps must not be negative");
-    if (!(o_.start_std > 0 && o_.start_fwhm > 0)) config.fail("start_std", "start_std and start_fwhm must be positive");
+    if (!(o_.start_std > 0 && o_.start_fwhm > 0))
+      config.fail("start_std", "start_std and start_fwhm must be positive");
     if (o_.warmup < 0) config.fail("warmup", "warmup must not be negative");
     if (o_.checkpoint_every < 0)
       config.fail("checkpoint_every", "checkpoint_every must not be negative");
@@ -183,7 +189,9 @@ class VariationalInference final : public Inference {
 
   std::map<std::string, at::Tensor> state(Flow& flow, BufferAdam& adam, const Progress& p) const;
   bool restore(StateStore& store, Flow& flow, BufferAdam& adam, Progress& p) const;
-  void draw(Flow& flow, const Rng& rng, const Shape& event, Draws& draws) const;
+  void draw(Flow& flow, const Target& target, const Rng& rng, const Shape& event,
+            Draws& draws) const;
+  void resample(const Target& target, const Rng& rng, Draws& draws) const;
 
   VariationalOptions o_;
   Config flow_;
@@ -240,8 +248,9 @@ bool VariationalInference::restore(StateStore& store, Flow& flow, BufferAdam& ad
   return true;
 }
 
-// N(blob in the middle of the image, std^2): where a search should begin whose data do not fix the position. Closures
-// are the same for a shifted image, and far from the middle a local optimum traps the whole of q.
+// N(blob in the middle of the image, std^2): where a search should begin whose data do not fix the
+// position. Closures are the same for a shifted image, and far from the middle a local optimum
+// traps the whole of q.
 class StartDensity final : public LogDensity {
  public:
   StartDensity(const VariationalOptions& o, Shape event, const at::TensorOptions& type)
@@ -300,7 +309,8 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
     const bool starting = start && t < o_.start_steps;
     ElboWeights w = weights(t);
     if (starting) w.data = 0;
-    const Target now{starting ? static_cast<const LogDensity&>(*start) : target.prior, target.likelihood};
+    const Target now{starting ? static_cast<const LogDensity&>(*start) : target.prior,
+                     target.likelihood};
     const ElboEstimate e =
         elbo_step(*flow, now, latents.at(t).normal({o_.batch, dim}, context_.dtype),
                   densities.at(t), w, context_.device);
@@ -354,7 +364,7 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
   if (p.step <= freeze_at)
     flow->calibrate(
         rng.split("calibrate").normal({kCalibrationBatches * o_.batch, dim}, context_.dtype));
-  draw(*flow, rng.split("draws"), event, draws);
+  draw(*flow, target, rng.split("draws"), event, draws);
 
   auto& numbers = summary.numbers;
   numbers["steps"] = static_cast<double>(p.step);
@@ -411,9 +421,9 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
   return draws;
 }
 
-void VariationalInference::draw(Flow& flow, const Rng& rng, const Shape& event,
-                                Draws& draws) const {
-  const int64_t dim = numel(event), n = o_.n_draws;
+void VariationalInference::draw(Flow& flow, const Target& target, const Rng& rng,
+                                const Shape& event, Draws& draws) const {
+  const int64_t dim = numel(event), n = o_.n_draws * o_.proposals;
   std::vector<at::Tensor> xs, log_qs;
   at::Tensor median, spread;
   int64_t have = 0, seen = 0, invalid = 0;
@@ -444,10 +454,38 @@ void VariationalInference::draw(Flow& flow, const Rng& rng, const Shape& event,
   draws.x = at::cat(xs).view(batched(have, event));
   draws.log_q = at::cat(log_qs);
   auto& numbers = draws.summary.numbers;
-  numbers["draws"] = static_cast<double>(have);
   numbers["invalid_draws"] = static_cast<double>(invalid);
   numbers["invalid_fraction"] =
       seen > 0 ? static_cast<double>(invalid) / static_cast<double>(seen) : 0;
+  if (o_.proposals > 1 && have > 0) resample(target, rng.split("resample"), draws);
+  numbers["draws"] = static_cast<double>(draws.x.size(0));
+}
+
+/// Sampling-importance-resampling [Rubin88]: the draws kept follow p up to the noise of the
+/// weights, so that modes q holds with wrong weights come out right. Systematic resampling, whose
+/// counts differ from their expectation by less than one.
+void VariationalInference::resample(const Target& target, const Rng& rng, Draws& draws) const {
+  const int64_t have = draws.x.size(0), n = std::min(o_.n_draws, have);
+  std::vector<at::Tensor> log_p;
+  for (int64_t begin = 0; begin < have; begin += o_.batch) {
+    const int64_t end = std::min(begin + o_.batch, have);
+    const at::Tensor x = draws.x.slice(0, begin, end).to(context_.device);
+    const Rng rows = rng.from_row(begin);
+    log_p.push_back((target.likelihood.log_prob(x, rows.split("likelihood")) * o_.lambda_data +
+                     target.prior.log_prob(x, rows.split("prior")) * o_.lambda_prior)
+                        .to(at::kCPU, at::kDouble));
+  }
+  at::Tensor log_w = at::cat(log_p) - draws.log_q.to(at::kCPU, at::kDouble);
+  log_w = at::where(at::isfinite(log_w), log_w, at::full_like(log_w, -INFINITY));
+  const at::Tensor w = at::softmax(log_w, 0);
+  auto& numbers = draws.summary.numbers;
+  numbers["effective_proposals"] = 1 / w.square().sum().item<double>();
+  if (!at::isfinite(w).all().item<bool>()) return;  // no density anywhere: q stands as it is
+  const double shift = rng.split("shift").uniforms(1)[0];
+  const at::Tensor u = (at::arange(n, at::kDouble) + shift) / static_cast<double>(n);
+  const at::Tensor pick = at::searchsorted(w.cumsum(0), u).clamp_max(have - 1);
+  draws.x = draws.x.index_select(0, pick);
+  draws.log_q = draws.log_q.index_select(0, pick);
 }
 
 }  // namespace

@@ -40,14 +40,15 @@ bool is_device(const fs::path& path) {
 }  // namespace
 
 void write_atomically(const fs::path& path, const std::function<void(const fs::path&)>& write) {
-  if (is_device(path)) throw CannotCreateError("cannot write " + path.string() + ": it is not a regular file");
+  if (is_device(path))
+    throw CannotCreateError("cannot write " + path.string() + ": it is not a regular file");
   const fs::path folder = path.parent_path().empty() ? fs::path(".") : path.parent_path();
   if (!fs::is_directory(folder))
     throw CannotCreateError("cannot write " + path.string() + ": the folder " + folder.string() +
                             " does not exist");
   // The extension is kept, since some libraries choose the format by it.
-  const fs::path temporary = folder / (kWritingPrefix + std::to_string(::getpid()) + "-" +
-                                       path.filename().string());
+  const fs::path temporary =
+      folder / (kWritingPrefix + std::to_string(::getpid()) + "-" + path.filename().string());
   std::error_code ignored;
   try {
     write(temporary);
@@ -83,10 +84,13 @@ void write_text(const fs::path& path, std::string_view text) {
       }
       done += static_cast<size_t>(n);
     }
-    if (::close(fd) != 0) throw IoError("cannot write " + path.string() + ": " + std::strerror(errno));
+    if (::close(fd) != 0)
+      throw IoError("cannot write " + path.string() + ": " + std::strerror(errno));
   };
-  if (is_device(path)) write(path);
-  else write_atomically(path, write);
+  if (is_device(path))
+    write(path);
+  else
+    write_atomically(path, write);
 }
 
 void require_file(const fs::path& path, const std::string& what) {
@@ -115,7 +119,8 @@ void make_folder(const fs::path& path) {
     throw CannotCreateError("cannot create the folder " + path.string() +
                             (ec ? ": " + ec.message() : std::string(": a file is in the way")));
   if (::access(path.c_str(), W_OK) != 0)
-    throw CannotCreateError("cannot write to the folder " + path.string() + ": " + std::strerror(errno));
+    throw CannotCreateError("cannot write to the folder " + path.string() + ": " +
+                            std::strerror(errno));
   remove_stale_temporaries(path);
 }
 

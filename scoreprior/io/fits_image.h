@@ -16,9 +16,11 @@ struct SkyImage {
   std::string source;
 };
 
-/// Throws MissingFileError, DataError ("x.fits: a UVFITS file, not an image", truncated, NaN pixels, no image).
+/// Throws MissingFileError, DataError ("x.fits: a UVFITS file, not an image", truncated, NaN
+/// pixels, no image).
 SkyImage read_fits_image(const std::filesystem::path& path);
-/// Header as radio tools expect: BUNIT JY/PIXEL, CDELT1 < 0, rows south first, CTYPE RA---SIN / DEC--SIN.
+/// Header as radio tools expect: BUNIT JY/PIXEL, CDELT1 < 0, rows south first, CTYPE RA---SIN /
+/// DEC--SIN.
 void write_fits_image(const std::filesystem::path& path, const SkyImage& image);
 
 }  // namespace scoreprior::io

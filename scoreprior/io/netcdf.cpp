@@ -4,14 +4,17 @@
 #include <netcdf.h>
 #include <netcdf_mem.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <ctime>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/io/atomic_file.h"
+#include "scoreprior/io/detail/guarded_read.h"
 
 namespace scoreprior::io {
 namespace {
@@ -24,12 +27,6 @@ struct NetcdfFailure {
 
 void netcdf_try(int code) {
   if (code != NC_NOERR) throw NetcdfFailure{code};
-}
-
-// The HDF5 library below is not safe for threads in Debian's build.
-std::mutex& netcdf_mutex() {
-  static std::mutex m;
-  return m;
 }
 
 struct NetcdfFile {
@@ -169,65 +166,82 @@ void write_group(int file, const std::string& name, const NetcdfGroup& content,
   }
 }
 
-NetcdfGroup read_group(int group) {
-  NetcdfGroup out;
-  out.attributes = read_texts(group, NC_GLOBAL);
+// Names of what the reading child reports; no NetCDF name holds a line feed.
+constexpr char kNetcdfBreak = '\n';
+
+void report_texts(const std::map<std::string, std::string>& texts, const std::string& owner,
+                  detail::FindingsWriter& out) {
+  for (const auto& [key, text] : texts) out.text(owner + kNetcdfBreak + key, text);
+}
+
+std::optional<at::ScalarType> tensor_type(nc_type type) {
+  switch (type) {
+    case NC_DOUBLE:
+      return at::kDouble;
+    case NC_FLOAT:
+      return at::kFloat;
+    case NC_INT64:
+      return at::kLong;
+    case NC_INT:
+      return at::kInt;
+    case NC_UBYTE:
+      return at::kByte;
+    case NC_BYTE:
+      return at::kChar;
+    default:
+      return std::nullopt;  // strings and compounds of other writers
+  }
+}
+
+// "group", "group\nvariable" and "group\nvariable\nattribute", in the child that reads.
+void report_group(int group, const std::string& name, const std::string& path, uint64_t file_bytes,
+                  detail::FindingsWriter& out) {
+  out.text(name, "");
+  report_texts(read_texts(group, NC_GLOBAL), name + kNetcdfBreak, out);
   int count = 0;
   netcdf_try(nc_inq_nvars(group, &count));
   for (int id = 0; id < count; ++id) {
-    char name[NC_MAX_NAME + 1];
+    char variable[NC_MAX_NAME + 1];
     nc_type type;
     int rank = 0, axes[NC_MAX_VAR_DIMS];
-    netcdf_try(nc_inq_var(group, id, name, &type, &rank, axes, nullptr));
-    NetcdfVariable v;
-    v.attributes = read_texts(group, id);
-    std::vector<int64_t> shape;
+    netcdf_try(nc_inq_var(group, id, variable, &type, &rank, axes, nullptr));
+    const auto element = tensor_type(type);
+    if (!element) continue;
+    Shape shape;
+    std::string dims;
     for (int k = 0; k < rank; ++k) {
       char dim[NC_MAX_NAME + 1];
       size_t length = 0;
       netcdf_try(nc_inq_dim(group, axes[k], dim, &length));
-      v.dims.push_back(dim);
-      shape.push_back(int64_t(length));
+      dims += dim;
+      dims += kNetcdfBreak;
+      shape.push_back(static_cast<int64_t>(length));
     }
-    at::ScalarType dtype;
-    switch (type) {
-      case NC_DOUBLE:
-        dtype = at::kDouble;
-        break;
-      case NC_FLOAT:
-        dtype = at::kFloat;
-        break;
-      case NC_INT64:
-        dtype = at::kLong;
-        break;
-      case NC_INT:
-        dtype = at::kInt;
-        break;
-      case NC_UBYTE:
-        dtype = at::kByte;
-        break;
-      case NC_BYTE:
-        dtype = at::kChar;
-        break;
-      default:
-        continue;  // strings and compounds of other writers
-    }
-    v.values = at::empty(shape, at::TensorOptions(dtype));
-    if (v.values.numel() > 0) netcdf_try(nc_get_var(group, id, v.values.data_ptr()));
-    if (const auto it = v.attributes.find("dtype");
-        it != v.attributes.end() && it->second == "bool") {
-      v.values = v.values.to(at::kBool);
-      v.attributes.erase(it);
-    }
-    out.variables[name] = std::move(v);
+    const std::string full = name + kNetcdfBreak + variable;
+    detail::require_plausible(path + ": variable " + variable, shape, at::elementSize(*element),
+                              file_bytes);
+    out.text(full + kNetcdfBreak, dims);
+    report_texts(read_texts(group, id), full, out);
+    void* values = out.array(full, *element, shape);
+    if (std::find(shape.begin(), shape.end(), 0) == shape.end())
+      netcdf_try(nc_get_var(group, id, values));
   }
-  return out;
+}
+
+std::vector<std::string> split_breaks(const std::string& text) {
+  std::vector<std::string> parts(1);
+  for (const char c : text)
+    if (c == kNetcdfBreak)
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  return parts;
 }
 
 }  // namespace
 
 void write_netcdf(const std::filesystem::path& path, const InferenceData& data) {
-  const std::lock_guard<std::mutex> lock(netcdf_mutex());
+  const std::lock_guard<std::mutex> lock(detail::hdf5_mutex());
   const std::string now = utc_now();
   // Built in memory: HDF5 crashes at exit over a file it could not flush to a full disk.
   NC_memio memory{};
@@ -250,29 +264,59 @@ void write_netcdf(const std::filesystem::path& path, const InferenceData& data) 
 
 InferenceData read_netcdf(const std::filesystem::path& path) {
   require_file(path, "NetCDF file");
-  const std::lock_guard<std::mutex> lock(netcdf_mutex());
-  try {
-    NetcdfFile file;
-    const int code = nc_open(path.c_str(), NC_NOWRITE, &file.id);
-    if (code != NC_NOERR) {
-      file.id = -1;
-      throw NetcdfFailure{code};
-    }
-    InferenceData out;
-    out.attributes = read_texts(file.id, NC_GLOBAL);
-    int count = 0;
-    netcdf_try(nc_inq_grps(file.id, &count, nullptr));
-    std::vector<int> groups(static_cast<size_t>(count));
-    if (count > 0) netcdf_try(nc_inq_grps(file.id, &count, groups.data()));
-    for (const int group : groups) {
-      char name[NC_MAX_NAME + 1];
-      netcdf_try(nc_inq_grpname(group, name));
-      out.groups[name] = read_group(group);
-    }
-    return out;
-  } catch (const NetcdfFailure& failure) {
-    throw DataError(path.string() + ": not a readable NetCDF file: " + nc_strerror(failure.code));
+  std::error_code ec;
+  const uint64_t file_bytes = std::filesystem::file_size(path, ec);
+  const detail::Findings found =
+      detail::read_guarded(path, "NetCDF", [&](detail::FindingsWriter& out) {
+        try {
+          NetcdfFile file;
+          const int code = nc_open(path.c_str(), NC_NOWRITE, &file.id);
+          if (code != NC_NOERR) {
+            file.id = -1;
+            throw NetcdfFailure{code};
+          }
+          report_texts(read_texts(file.id, NC_GLOBAL), "", out);
+          int count = 0;
+          netcdf_try(nc_inq_grps(file.id, &count, nullptr));
+          std::vector<int> groups(static_cast<size_t>(count));
+          if (count > 0) netcdf_try(nc_inq_grps(file.id, &count, groups.data()));
+          for (const int group : groups) {
+            char name[NC_MAX_NAME + 1];
+            netcdf_try(nc_inq_grpname(group, name));
+            report_group(group, name, path.string(), file_bytes, out);
+          }
+        } catch (const NetcdfFailure& failure) {
+          throw DataError(path.string() +
+                          ": not a readable NetCDF file: " + nc_strerror(failure.code));
+        }
+      });
+  InferenceData out;
+  for (const auto& [key, text] : found.texts) {
+    const auto parts = split_breaks(key);
+    if (parts.size() == 1)
+      out.groups[parts[0]];
+    else if (parts[0].empty())
+      out.attributes[parts[1]] = text;
+    else if (parts[1].empty())
+      out.groups[parts[0]].attributes[parts.back()] = text;
+    else if (parts[2].empty()) {
+      auto dims = split_breaks(text);
+      dims.pop_back();
+      out.groups[parts[0]].variables[parts[1]].dims = dims;
+    } else
+      out.groups[parts[0]].variables[parts[1]].attributes[parts[2]] = text;
   }
+  for (const auto& [key, values] : found.arrays) {
+    const auto parts = split_breaks(key);
+    NetcdfVariable& v = out.groups.at(parts[0]).variables.at(parts[1]);
+    v.values = values;
+    if (const auto it = v.attributes.find("dtype");
+        it != v.attributes.end() && it->second == "bool") {
+      v.values = v.values.to(at::kBool);
+      v.attributes.erase(it);
+    }
+  }
+  return out;
 }
 
 }  // namespace scoreprior::io

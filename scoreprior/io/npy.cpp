@@ -18,9 +18,9 @@ struct NpyType {
   at::ScalarType type;
 };
 constexpr NpyType kNpyTypes[] = {
-    {"|b1", at::kBool}, {"|u1", at::kByte},  {"|i1", at::kChar},
-    {"<i2", at::kShort}, {"<i4", at::kInt},   {"<i8", at::kLong},
-    {"<f2", at::kHalf},  {"<f4", at::kFloat}, {"<f8", at::kDouble},
+    {"|b1", at::kBool},         {"|u1", at::kByte},          {"|i1", at::kChar},
+    {"<i2", at::kShort},        {"<i4", at::kInt},           {"<i8", at::kLong},
+    {"<f2", at::kHalf},         {"<f4", at::kFloat},         {"<f8", at::kDouble},
     {"<c8", at::kComplexFloat}, {"<c16", at::kComplexDouble}};
 
 // The text after 'key': in the header's Python dictionary.
@@ -153,7 +153,8 @@ Arrays read_npz(const std::filesystem::path& path) {
       std::string bytes;
       char buffer[1 << 16];
       zip_int64_t got;
-      while ((got = zip_fread(f, buffer, sizeof buffer)) > 0) bytes.append(buffer, got);
+      while ((got = zip_fread(f, buffer, sizeof buffer)) > 0 && bytes.size() <= st.size)
+        bytes.append(buffer, got);
       zip_fclose(f);
       if (got < 0 || bytes.size() != st.size) throw DataError(entry + ": damaged or truncated");
       std::string name = st.name;

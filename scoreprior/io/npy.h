@@ -9,8 +9,8 @@ namespace scoreprior::io {
 
 using Arrays = std::map<std::string, at::Tensor>;
 
-/// NumPy .npy, little endian, C order (Fortran order is read and transposed): bool, u1, i1-i8, f4, f8, c8, c16.
-/// Throws MissingFileError, DataError ("x.npy: truncated: ...").
+/// NumPy .npy, little endian, C order (Fortran order is read and transposed): bool, u1, i1-i8, f4,
+/// f8, c8, c16. Throws MissingFileError, DataError ("x.npy: truncated: ...").
 at::Tensor read_npy(const std::filesystem::path& path);
 /// float16/bfloat16 are written as float32. Written whole or not at all.
 void write_npy(const std::filesystem::path& path, const at::Tensor& array);

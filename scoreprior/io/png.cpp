@@ -61,6 +61,10 @@ bool png_decode(PngSource& source, PngMessage& message, Raster& image,
   }
   png_set_read_fn(png, &source, png_take_bytes);
   png_read_info(png, info);
+  // Deflate packs 1032 times at most.
+  if (png_get_rowbytes(png, info) >
+      uint64_t{1040} * source.bytes->size() / png_get_image_height(png, info))
+    png_error(png, "damaged or truncated: it announces more pixels than the file can hold");
   png_set_expand(png);  // palette -> RGB, 1/2/4 bits -> 8, transparency -> alpha
   png_set_scale_16(png);
   if (png_get_color_type(png, info) == PNG_COLOR_TYPE_GRAY_ALPHA ||

@@ -16,9 +16,9 @@ struct SafeType {
   const char* name;
   at::ScalarType type;
 };
-constexpr SafeType kSafeTypes[] = {{"F64", at::kDouble}, {"F32", at::kFloat}, {"F16", at::kHalf},
-                                   {"BF16", at::kBFloat16}, {"I64", at::kLong}, {"I32", at::kInt},
-                                   {"I16", at::kShort}, {"I8", at::kChar}, {"U8", at::kByte},
+constexpr SafeType kSafeTypes[] = {{"F64", at::kDouble},    {"F32", at::kFloat}, {"F16", at::kHalf},
+                                   {"BF16", at::kBFloat16}, {"I64", at::kLong},  {"I32", at::kInt},
+                                   {"I16", at::kShort},     {"I8", at::kChar},   {"U8", at::kByte},
                                    {"BOOL", at::kBool}};
 
 }  // namespace
@@ -31,8 +31,8 @@ Safetensors read_safetensors(const std::filesystem::path& path) {
   std::memcpy(&header_size, bytes.data(), 8);
   if (header_size > bytes.size() - 8)
     throw DataError(name + ": not a safetensors file, or truncated inside its header");
-  const auto header = nlohmann::json::parse(bytes.begin() + 8, bytes.begin() + 8 + header_size,
-                                            nullptr, false);
+  const auto header =
+      nlohmann::json::parse(bytes.begin() + 8, bytes.begin() + 8 + header_size, nullptr, false);
   if (!header.is_object()) throw DataError(name + ": the safetensors header is not JSON");
   const char* data = bytes.data() + 8 + header_size;
   const uint64_t data_size = bytes.size() - 8 - header_size;

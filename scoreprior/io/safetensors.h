@@ -13,7 +13,8 @@ struct Safetensors {
   std::map<std::string, std::string> metadata;
 };
 
-/// Throws MissingFileError, DataError (truncated, overlapping or out-of-range offsets, unknown dtype).
+/// Throws MissingFileError, DataError (truncated, overlapping or out-of-range offsets, unknown
+/// dtype).
 Safetensors read_safetensors(const std::filesystem::path& path);
 /// Written whole or not at all; tensors in name order, so equal content gives equal bytes.
 void write_safetensors(const std::filesystem::path& path, const Safetensors& file);

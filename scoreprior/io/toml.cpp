@@ -42,8 +42,9 @@ Config parse(const std::string& text, const std::string& file) {
     node->loc = {file, 0};
     return Config(node);
   } catch (const toml::parse_error& e) {
-    throw ConfigError({file.empty() ? "configuration" : file, static_cast<int>(e.source().begin.line)},
-                      std::string(e.description()));
+    throw ConfigError(
+        {file.empty() ? "configuration" : file, static_cast<int>(e.source().begin.line)},
+        std::string(e.description()));
   }
 }
 

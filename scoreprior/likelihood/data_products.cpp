@@ -251,14 +251,14 @@ class BlockClosureProduct final : public ClosureProduct {
   bool phase_, von_mises_;
   int64_t blocks_ = 0, block_size_ = 0, block_rows_ = 0;
   double log_constant_ = 0;
-  at::Tensor incidence_;  ///< [t,k,n] closure coefficients
-  at::Tensor data_;       ///< [t,k,1] closures; von Mises: transformed closures
-  at::Tensor weight_;     ///< [t,k,1] 1/s'^2 (von Mises)
-  at::Tensor transform_;  ///< [t,k,k] T (von Mises; undefined for the identity) or T/s'
-  at::Tensor gather_;     ///< [t*n] row of each slot, 0 for none
+  at::Tensor incidence_;    ///< [t,k,n] closure coefficients
+  at::Tensor data_;         ///< [t,k,1] closures; von Mises: transformed closures
+  at::Tensor weight_;       ///< [t,k,1] 1/s'^2 (von Mises)
+  at::Tensor transform_;    ///< [t,k,k] T (von Mises; undefined for the identity) or T/s'
+  at::Tensor gather_;       ///< [t*n] row of each slot, 0 for none
   at::Tensor row_of_slot_;  ///< [t,n] the same, M for none
-  at::Tensor scatter_;    ///< [M] slot of each row, t*n for none
-  at::Tensor order_;      ///< [K] padded place of each closure
+  at::Tensor scatter_;      ///< [M] slot of each row, t*n for none
+  at::Tensor order_;        ///< [K] padded place of each closure
 };
 
 }  // namespace
@@ -266,6 +266,10 @@ class BlockClosureProduct final : public ClosureProduct {
 at::Tensor visibility_floor(const VisibilityTable& table, at::ScalarType dtype, at::Device device) {
   return table_column(table, [](const VisibilityRow& r) { return 1e-12 * r.sigma * r.sigma; })
       .to(device, dtype);
+}
+
+at::Tensor DataProduct::reduced_chi2(const ModelVisibilities& model) const {
+  return misfit(model, false).value * (2.0 / static_cast<double>(size()));
 }
 
 ModelVisibilities model_visibilities(at::Tensor re, at::Tensor im, const at::Tensor& floor2) {

@@ -50,11 +50,14 @@ class DataProduct {
   virtual ~DataProduct() = default;
   virtual int64_t size() const = 0;  ///< N
   virtual Misfit misfit(const ModelVisibilities& model, bool gradient) const = 0;
+  /// 2 L / N, [B], unless a product says otherwise.
+  virtual at::Tensor reduced_chi2(const ModelVisibilities& model) const;
   /// [N,B] with sum of squares 2 L.
   virtual at::Tensor residuals(const ModelVisibilities& model) const = 0;
-  /// d residuals / d (Re V, Im V), each [B,N,M] or [1,N,M] where it does not depend on the model. The
-  /// 1 - cos form is taken at small residuals, where it is quadratic.
-  virtual std::pair<at::Tensor, at::Tensor> residual_slopes(const ModelVisibilities& model) const = 0;
+  /// d residuals / d (Re V, Im V), each [B,N,M] or [1,N,M] where it does not depend on the model.
+  /// The 1 - cos form is taken at small residuals, where it is quadratic.
+  virtual std::pair<at::Tensor, at::Tensor> residual_slopes(
+      const ModelVisibilities& model) const = 0;
   /// log p(data | model) = log_constant() - L.
   virtual double log_constant() const = 0;
 };

@@ -104,8 +104,13 @@ InterferometryLikelihood::InterferometryLikelihood(VisibilityTable table,
   const auto add = [&](const char* name, double weight, std::unique_ptr<DataProduct> product) {
     if (product->size() > 0) terms_.push_back({name, weight, std::move(product)});
   };
-  if (options.vis_weight > 0)
+  if (options.vis_weight > 0 && options.gain.gains != "none") {
+    auto product = std::make_unique<UncalibratedVisibilities>(table_, options.gain, dtype, device);
+    gains_ = product.get();
+    add("vis", options.vis_weight, std::move(product));
+  } else if (options.vis_weight > 0) {
     add("vis", options.vis_weight, make_visibility_product(table_, dtype, device));
+  }
   if (options.amp_weight > 0)
     add("amp", options.amp_weight, make_amplitude_product(table_, dtype, device));
   if (options.cphase_weight > 0)
@@ -199,8 +204,7 @@ ChiSquares InterferometryLikelihood::chi2(const at::Tensor& x) const {
   const ModelVisibilities m = model(x);
   ChiSquares out;
   const auto add = [&](const std::string& name, const DataProduct& product) {
-    if (product.size() > 0)
-      out.push_back({"chi2_" + name, product.misfit(m, false).value * (2.0 / product.size())});
+    if (product.size() > 0) out.push_back({"chi2_" + name, product.reduced_chi2(m)});
   };
   for (const Term& term : terms_)
     if (term.name == "vis" || term.name == "amp") add(term.name, *term.product);
@@ -222,15 +226,24 @@ Observation InterferometryLikelihood::simulate(const at::Tensor& x, const Rng& r
   const at::Tensor im = parts.second.to(at::kCPU, at::kDouble).contiguous();
   const auto rows = static_cast<int64_t>(table_.rows.size());
   const std::vector<double> noise = rng.split("noise").normals(2 * rows);
+  std::vector<std::complex<double>> gain(static_cast<size_t>(rows), 1.0);
+  if (gains_) gain = gains_->draw(rng.split("gains"));
   Observation out;
   out.visibilities = table_;
   for (int64_t k = 0; k < rows; ++k) {
     VisibilityRow& row = out.visibilities->rows[k];
-    row.vis = {re.data_ptr<double>()[k] + row.sigma * noise[2 * k],
-               im.data_ptr<double>()[k] + row.sigma * noise[2 * k + 1]};
+    const std::complex<double> model(re.data_ptr<double>()[k], im.data_ptr<double>()[k]);
+    row.vis = gain[static_cast<size_t>(k)] * model +
+              row.sigma * std::complex<double>(noise[2 * k], noise[2 * k + 1]);
   }
   out.truth = x.squeeze(0).detach().clone();
   return out;
+}
+
+GainSolution InterferometryLikelihood::best_gains(const at::Tensor& x) const {
+  if (!gains_) return {};
+  at::NoGradGuard no_grad;
+  return gains_->solve(model(x));
 }
 
 at::Tensor InterferometryLikelihood::naive_image() const {
@@ -266,6 +279,26 @@ std::vector<DataFit> InterferometryLikelihood::data_fits(const at::Tensor& x) co
   };
   if (cphase_->size() > 0) closure_fit(*cphase_, "cphase", "closure phase [deg]", degree);
   if (logcamp_->size() > 0) closure_fit(*logcamp_, "logcamp", "log closure amplitude", 1);
+  if (gains_) {  // each site's |g| by time, against its prior
+    const at::Tensor amplitude = gains_->solve(m).log_amplitude.exp();
+    for (size_t s = 0; s < table_.sites.size(); ++s) {
+      std::vector<int64_t> seen;
+      std::vector<double> time;
+      for (size_t t = 0; t < gains_->interval_hours().size(); ++t)
+        if (gains_->observed()[static_cast<int64_t>(t)][static_cast<int64_t>(s)].item<bool>()) {
+          seen.push_back(static_cast<int64_t>(t));
+          time.push_back(gains_->interval_hours()[t]);
+        }
+      if (seen.empty()) continue;
+      const std::vector<double> one(seen.size(), 1.0),
+          spread(seen.size(), gains_->amplitude_std()[s]);
+      out.push_back({"gain " + table_.sites[s].name, "time [h UTC]",
+                     "gain amplitude (data: its prior)", numbers(time), numbers(one),
+                     numbers(spread),
+                     amplitude.select(2, static_cast<int64_t>(s))
+                         .index_select(1, at::tensor(seen, at::kLong).to(amplitude.device()))});
+    }
+  }
   if (cphase_->size() == 0) return out;
   // The triangles with most data, each by itself.
   std::map<std::string, std::vector<int64_t>> triangles;
@@ -276,7 +309,7 @@ std::vector<DataFit> InterferometryLikelihood::data_fits(const at::Tensor& x) co
                                                                    triangles.end());
   std::stable_sort(sorted.begin(), sorted.end(),
                    [](const auto& a, const auto& b) { return a.second.size() > b.second.size(); });
-  const size_t whole = out.size() - (logcamp_->size() > 0 ? 2 : 1);  // the "cphase" entry
+  const size_t whole = 1;  // the "cphase" entry
   for (size_t i = 0; i < std::min(kTrianglePlots, sorted.size()); ++i) {
     const DataFit& from = out[whole];
     const at::Tensor index = at::tensor(sorted[i].second, at::kLong);
@@ -290,7 +323,13 @@ std::vector<DataFit> InterferometryLikelihood::data_fits(const at::Tensor& x) co
 
 std::unique_ptr<Likelihood> make_interferometry(const Config& config, const Observation& data,
                                                 const LikelihoodContext& context) {
-  const auto options = config.read<InterferometryOptions>();
+  InterferometryOptions defaults;
+  if (config.one_of("gains", "none", {"none", "marginal", "joint"}) != "none") {
+    defaults.vis_weight = 1;
+    defaults.cphase_weight = defaults.logcamp_weight = 0;
+  }
+  const auto options = config.read<InterferometryOptions>(defaults);
+  config.one_of("gain_phases", "uniform", {"uniform", "normal"});
   config.one_of("closure_covariance", "exact", {"exact", "ehtim", "independent"});
   config.one_of("pulse", "triangle", {"triangle", "delta"});
   config.one_of("units", "flux_scaled", {"jy", "flux_scaled"});
@@ -306,6 +345,14 @@ std::unique_ptr<Likelihood> make_interferometry(const Config& config, const Obse
   need(options.total_flux >= 0, "total_flux", "must not be negative");
   need(options.pixel_sum >= 0, "pixel_sum", "must not be negative");
   need(options.scale_fwhm_uas > 0, "scale_fwhm_uas", "must be positive");
+  need(options.gain.gain_amp_std >= 0, "gain_amp_std", "must not be negative");
+  need(options.gain.gain_phase_std > 0, "gain_phase_std", "must be positive");
+  need(options.gain.gain_seconds >= 0, "gain_seconds", "must not be negative");
+  const bool gains = options.gain.gains != "none";
+  need(!gains || options.vis_weight > 0, "gains",
+       "are those of the visibilities, which have vis_weight 0");
+  need(!gains || options.amp_weight == 0, "amp_weight",
+       "must be 0 with gains: the amplitudes are not calibrated");
   Shape shape = context.image_shape;
   if (shape.empty()) {
     need(options.image_size > 0, "image_size", "is not known from a prior and must be given");

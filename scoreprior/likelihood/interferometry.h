@@ -9,6 +9,7 @@
 #include "scoreprior/forward/visibilities.h"
 #include "scoreprior/likelihood/data_products.h"
 #include "scoreprior/likelihood/likelihood.h"
+#include "scoreprior/likelihood/station_gains.h"
 
 namespace scoreprior {
 
@@ -21,6 +22,7 @@ struct InterferometryOptions {
   std::string pulse = "triangle";
   std::string units = "flux_scaled";
   double flux_scale = 0, total_flux = 0, pixel_sum = 0, scale_fwhm_uas = 40;
+  GainOptions gain;
   template <class F>
   void fields(F&& f) {
     f("vis_weight", vis_weight, "weight of the complex visibilities' log-likelihood");
@@ -39,6 +41,7 @@ struct InterferometryOptions {
     f("pixel_sum", pixel_sum,
       "pixel sum of an image of that flux, 0 = of a Gaussian of peak 1 and width scale_fwhm_uas");
     f("scale_fwhm_uas", scale_fwhm_uas, "full width at half maximum of that Gaussian");
+    gain.fields(f);
   }
 };
 
@@ -52,8 +55,10 @@ struct InterferometryOptions {
 /// double precision, with errors s/|V| from the observed |V|. At low signal-to-noise these are too
 /// small and not Gaussian: with the truth as model and 14 % of the rows below |V| = 3 s, the
 /// reduced chi^2 of `exact` is about 1.2; without those rows 1.1. Cost: one transform and one
-/// adjoint, 4 B N M multiply-adds for N pixels and M visibilities. Where a model visibility is 0
-/// the gradient is finite (see ModelVisibilities); wrapped residuals jump at +-pi.
+/// adjoint, 4 B N M multiply-adds for N pixels and M visibilities. With `gains` the visibilities
+/// may be uncalibrated (see UncalibratedVisibilities); closures of the same data then count them
+/// twice, and have weight 0 unless the table gives them one. Where a model visibility is 0 the
+/// gradient is finite (see ModelVisibilities); wrapped residuals jump at +-pi.
 class InterferometryLikelihood final : public Likelihood, public ResidualJacobian {
  public:
   /// Throws DataError for unusable data (not finite, sigma <= 0, nothing to fit).
@@ -74,7 +79,7 @@ class InterferometryLikelihood final : public Likelihood, public ResidualJacobia
   /// (the field's usual numbers), and of "cphase_exact", "logcamp_exact" (or "_ehtim") when the
   /// likelihood uses a covariance.
   ChiSquares chi2(const at::Tensor& x) const override;
-  /// The same (u,v), times and sigmas with thermal noise; gains are perfect.
+  /// The same (u,v), times and sigmas with thermal noise, and gains of the prior if there is one.
   Observation simulate(const at::Tensor& x, const Rng& rng) const override;
   /// Re V and Im V of an image, [2M,D].
   at::Tensor linear_part() const override;
@@ -89,6 +94,8 @@ class InterferometryLikelihood final : public Likelihood, public ResidualJacobia
   const VisibilityTable& table() const { return table_; }
   const SkyGrid& grid() const { return transform_.grid(); }
   double flux_scale() const { return flux_scale_; }  ///< Jy/pixel per unit of x
+  /// The best station gains for each image; empty tensors without `gains`.
+  GainSolution best_gains(const at::Tensor& x) const;
 
   /// (log p [B], gradient or undefined); differentiable once more in x where autograd is on.
   std::pair<at::Tensor, at::Tensor> evaluate(const at::Tensor& x, bool gradient) const;
@@ -108,6 +115,7 @@ class InterferometryLikelihood final : public Likelihood, public ResidualJacobia
   bool normalized_ = false;
   std::string covariance_;
   std::vector<Term> terms_;                           ///< weight > 0
+  const UncalibratedVisibilities* gains_ = nullptr;   ///< one of terms_, if any
   std::unique_ptr<DataProduct> amplitude_;            ///< for plots and chi^2
   std::unique_ptr<ClosureProduct> cphase_, logcamp_;  ///< independent sigmas, for plots and chi^2
 };

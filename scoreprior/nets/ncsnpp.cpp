@@ -128,8 +128,8 @@ UnetOptions read_options(const Config& c) {
   if (o.num_res_blocks < 1) c.fail("num_res_blocks", "must be positive");
   const int64_t factor = int64_t{1} << (o.ch_mult.size() - 1);
   if (o.image_size < factor || o.image_size % factor)
-    c.fail("image_size",
-           "must be a multiple of " + std::to_string(factor) + ", one halving per level of ch_mult");
+    c.fail("image_size", "must be a multiple of " + std::to_string(factor) +
+                             ", one halving per level of ch_mult");
   if (!(o.dropout >= 0 && o.dropout < 1)) c.fail("dropout", "must be in [0,1)");
   if (o.fir_kernel.size() != 4) c.fail("fir_kernel", "needs four taps");
   if (o.init_scale < 0) c.fail("init_scale", "must not be negative");

@@ -8,8 +8,34 @@
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/shape.h"
+#include "scoreprior/ode/step_plan.h"
 
 namespace scoreprior::ode {
+
+/// One coefficient for the rows of an attempt; a single value when all have the same.
+using Coefficient = std::vector<double>;
+
+/// The evaluations of one attempt for the images that accepted it, in the order of StepPlan.
+struct RecordedStep {
+  at::Tensor rows;
+  size_t sources = 0;  // values of f from the past
+  bool carry = false;
+  // Images (places in `rows`) whose first source was evaluated at the step's start.
+  at::Tensor fresh;
+  std::vector<double> fresh_t;
+  State fresh_y;
+  std::vector<std::vector<double>> t;
+  std::vector<State> y;
+  std::vector<std::vector<Coefficient>> stage;
+  std::vector<Coefficient> result;
+};
+
+struct Record {
+  int64_t batch = 0;
+  size_t window = 1;
+  std::vector<RecordedStep> steps;
+};
+
 namespace {
 
 at::Tensor times_like(const std::vector<double>& t, const at::Tensor& like) {
@@ -20,47 +46,49 @@ at::Tensor index_tensor(const std::vector<int64_t>& rows, const at::Tensor& like
   return at::tensor(rows, at::kLong).to(like.device());
 }
 
-// y + h sum_j w_j k_j, part by part.
-State advance(const State& y, const at::Tensor& h, const std::vector<double>& weights,
-              const std::vector<State>& k) {
-  State out(y.size());
-  for (size_t p = 0; p < y.size(); ++p) {
+bool all_zero(const Coefficient& c) {
+  return std::all_of(c.begin(), c.end(), [](double v) { return v == 0; });
+}
+
+at::Tensor scaled(const at::Tensor& x, const Coefficient& c) {
+  return c.size() == 1 ? x * c[0] : x * expand_like_batch(times_like(c, x), x);
+}
+
+// y + sum_j c_j source_j, part by part; y may be empty.
+State combine(const State& y, const std::vector<Coefficient>& c,
+              const std::vector<State>& sources) {
+  State out(sources[0].size());
+  for (size_t p = 0; p < out.size(); ++p) {
     at::Tensor sum;
-    for (size_t j = 0; j < weights.size(); ++j)
-      if (weights[j] != 0)
-        sum = sum.defined() ? at::add(sum, k[j][p], weights[j]) : k[j][p] * weights[j];
-    out[p] = sum.defined() ? y[p] + expand_like_batch(h, y[p]) * sum : y[p];
+    for (size_t j = 0; j < c.size(); ++j) {
+      if (all_zero(c[j])) continue;
+      if (!sum.defined())
+        sum = scaled(sources[j][p], c[j]);
+      else if (c[j].size() == 1)
+        sum = at::add(sum, sources[j][p], c[j][0]);
+      else
+        sum = at::addcmul(sum, sources[j][p],
+                          expand_like_batch(times_like(c[j], sum), sources[j][p]));
+    }
+    if (!sum.defined()) sum = at::zeros_like(sources[0][p]);
+    out[p] = y.empty() ? sum : y[p] + sum;
   }
   return out;
 }
 
-// Root mean square over each part of error / scale, the largest part of each image.
-at::Tensor weighted_norm(const State& error, const State& a, const State& b, double rtol,
-                         double atol) {
+// Root mean square over each of the first `parts` parts of error / scale, the largest part of each
+// image.
+at::Tensor weighted_norm(const State& error, const State& a, const State& b, size_t parts,
+                         double rtol, double atol) {
   at::NoGradGuard off;
   at::Tensor worst;
-  for (size_t p = 0; p < error.size(); ++p) {
+  for (size_t p = 0; p < parts; ++p) {
     const at::Tensor scale = at::maximum(a[p].abs(), b[p].abs()) * rtol + atol;
     at::Tensor ratio = (error[p] / scale).square();
     ratio = (ratio.dim() > 1 ? ratio.flatten(1).mean(1) : ratio).sqrt();
     worst = worst.defined() ? at::maximum(worst, ratio) : ratio;
   }
   return worst.to(at::kCPU, at::kDouble).contiguous();
-}
-
-// The stages after k[0]; the last argument becomes y_new for methods whose last stage is the next
-// first.
-State take_step(const Rhs& f, const Tableau& m, const State& y, const std::vector<double>& t,
-                const std::vector<double>& h, const at::Tensor& rows, std::vector<State>& k) {
-  const at::Tensor step = times_like(h, y[0]);
-  State stage;
-  std::vector<double> when(t.size());
-  for (int i = 1; i < m.stages(); ++i) {
-    stage = advance(y, step, m.a[i], k);
-    for (size_t r = 0; r < t.size(); ++r) when[r] = t[r] + m.c[i] * h[r];
-    k.push_back(f(times_like(when, y[0]), stage, rows));
-  }
-  return m.first_same_as_last ? stage : advance(y, step, m.b, k);
 }
 
 State pick_rows(const State& y, const at::Tensor& where) {
@@ -76,7 +104,13 @@ State choose(const at::Tensor& accept, const State& a, const State& b) {
   return out;
 }
 
-bool finite(const State& y, std::vector<char>& ok) {
+State put_rows(const State& y, const at::Tensor& where, const State& values) {
+  State out;
+  for (size_t p = 0; p < y.size(); ++p) out.push_back(y[p].index_copy(0, where, values[p]));
+  return out;
+}
+
+std::vector<char> finite_rows(const State& y) {
   at::NoGradGuard off;
   at::Tensor all;
   for (const auto& part : y) {
@@ -85,8 +119,7 @@ bool finite(const State& y, std::vector<char>& ok) {
   }
   all = all.to(at::kCPU).contiguous();
   const bool* data = all.data_ptr<bool>();
-  ok.assign(data, data + all.numel());
-  return std::all_of(ok.begin(), ok.end(), [](char c) { return c; });
+  return {data, data + all.numel()};
 }
 
 void check_state(const State& y) {
@@ -100,8 +133,12 @@ void check_state(const State& y) {
 struct Row {
   int64_t index;
   double t, h;
+  std::vector<double> past;       // times of the f it has, newest first; past[0] = t
   double error1 = 1, error2 = 1;  // of the last two accepted steps
   bool after_rejection = false;
+  bool stale = false;  // stands at a stop: f counts just beyond
+  bool renew = false;  // and has not been evaluated there yet
+  size_t next_stop = 0;
 };
 
 double step_factor(const OdeOptions& o, double k, double error, const Row& row) {
@@ -110,256 +147,720 @@ double step_factor(const OdeOptions& o, double k, double error, const Row& row) 
          std::pow(row.error1, (o.p + 2 * o.d) / k) * std::pow(row.error2, -o.d / k);
 }
 
+// The whole integration: rows that are still on their way, in the order of the state's rows.
+class Integration {
+ public:
+  Integration(const Rhs& f, State y, double t0, double t1, const OdeOptions& options,
+              const Problem& problem);
+  Solution run();
+
+ private:
+  State evaluate(const std::vector<double>& t, const State& y, const at::Tensor& rows) {
+    ++calls_;
+    return f_(times_like(t, y_like_), y, rows);
+  }
+  bool fixed() const { return !grid_.empty(); }
+  double beyond(double t) const {
+    const double eps = y_like_.scalar_type() == at::kFloat
+                           ? double{std::numeric_limits<float>::epsilon()}
+                           : std::numeric_limits<double>::epsilon();
+    return t + 4 * eps * sign_ * std::max(std::abs(t), std::abs(t1_ - t0_));
+  }
+  void begin();
+  void starting_steps();
+  void attempt();
+  void write_outputs(const std::vector<uint8_t>& accept, const std::vector<double>& t,
+                     const std::vector<double>& h, const State& y_new);
+  void record_step(const std::vector<uint8_t>& accept, const std::vector<double>& t,
+                   const std::vector<double>& h);
+  void refresh_stale();
+  void keep_rows(const std::vector<int64_t>& stay);
+  void leave(const std::vector<int64_t>& rows);
+  void summarize();
+  Coefficient collect(const std::vector<StepPlan>& plans, size_t stage, size_t j) const;
+
+  const Rhs& f_;
+  const Problem& problem_;
+  OdeOptions o_;
+  Method method_;
+  double t0_, t1_, sign_;
+  std::vector<double> grid_, stops_, outputs_;
+  size_t controlled_, grid_place_ = 0;
+  at::Tensor y_like_;
+  int64_t batch_, calls_ = 0;
+
+  State y_, embedded_;
+  std::vector<Row> active_;
+  at::Tensor rows_;
+  std::vector<State> history_;  // f of the past, newest first
+  // of the attempt under way
+  std::vector<StepPlan> plans_;
+  std::vector<State> sources_, stage_y_;
+  bool starting_ = false;
+  // First sources evaluated at the next step's start: places among the active rows (empty = none,
+  // undefined = all).
+  std::vector<int64_t> fresh_;
+  bool all_fresh_ = true;
+
+  std::vector<State> arrived_, arrived_embedded_;
+  std::vector<int64_t> arrived_ids_;
+  std::vector<char> nfe_limit_;
+  std::shared_ptr<Record> record_;
+  Solution s_;
+};
+
+Integration::Integration(const Rhs& f, State y, double t0, double t1, const OdeOptions& options,
+                         const Problem& problem)
+    : f_(f),
+      problem_(problem),
+      o_(options),
+      method_(options.solver),
+      t0_(t0),
+      t1_(t1),
+      sign_(t1 >= t0 ? 1 : -1),
+      grid_(problem.grid),
+      stops_(problem.stops),
+      outputs_(problem.outputs),
+      y_(std::move(y)) {
+  check_state(y_);
+  y_like_ = y_[0].detach();
+  batch_ = y_like_.size(0);
+  controlled_ = problem.controlled == 0 ? y_.size() : problem.controlled;
+  SP_CHECK(controlled_ <= y_.size(), "ode", "expected at most ", y_.size(),
+           " controlled parts, got ", controlled_);
+  SP_CHECK(o_.steps >= 0 && o_.max_steps > 0 && o_.max_nfe >= 0, "ode",
+           "expected steps >= 0, max_steps > 0, max_nfe >= 0");
+  const auto before = [this](double a, double b) { return sign_ * a < sign_ * b; };
+  if (grid_.empty() && o_.steps > 0) {
+    for (int64_t i = 0; i <= o_.steps; ++i)
+      grid_.push_back(i == o_.steps ? t1 : t0 + (t1 - t0) * static_cast<double>(i) / o_.steps);
+  }
+  std::sort(stops_.begin(), stops_.end(), before);
+  std::vector<double> inside;
+  for (double t : stops_)
+    if (before(t0, t) && before(t, t1)) inside.push_back(t);
+  stops_ = std::move(inside);
+  if (fixed()) {
+    SP_CHECK(grid_.size() >= 2 && grid_.front() == t0 && grid_.back() == t1, "ode",
+             "expected a grid from t0 to t1");
+    for (size_t n = 0; n + 1 < grid_.size(); ++n)
+      SP_CHECK(before(grid_[n], grid_[n + 1]) || t0 == t1, "ode",
+               "expected a strictly monotone grid");
+    grid_.insert(grid_.end(), stops_.begin(), stops_.end());
+    std::sort(grid_.begin(), grid_.end(), before);
+    grid_.erase(std::unique(grid_.begin(), grid_.end()), grid_.end());
+  } else {
+    SP_CHECK(method_.adaptive(), "ode",
+             "expected a solver with an error estimate or steps > 0, got ", method_.name());
+    SP_CHECK(o_.rtol >= 0 && o_.atol >= 0 && o_.rtol + o_.atol > 0, "ode",
+             "expected positive tolerances, got rtol ", o_.rtol, ", atol ", o_.atol);
+    o_.rtol = std::max(o_.rtol, 10 * (y_like_.scalar_type() == at::kFloat
+                                          ? double{std::numeric_limits<float>::epsilon()}
+                                          : std::numeric_limits<double>::epsilon()));
+  }
+  s_.t.assign(batch_, t1);
+  s_.status.assign(batch_, Status::kConverged);
+  s_.evaluations.assign(batch_, 0);
+  s_.accepted.assign(batch_, 0);
+  s_.rejected.assign(batch_, 0);
+  nfe_limit_.assign(batch_, 0);
+  for (double t : outputs_) {
+    SP_CHECK(!before(t, t0) && !before(t1, t), "ode", "expected output times between ", t0, " and ",
+             t1, ", got ", t);
+    State part;
+    for (const auto& p : y_) part.push_back(t == t0 ? p : at::zeros_like(p));
+    s_.at.push_back(std::move(part));
+  }
+  if (problem.record) {
+    record_ = std::make_shared<Record>();
+    record_->batch = batch_;
+    record_->window = static_cast<size_t>(method_.window());
+  }
+}
+
+void Integration::keep_rows(const std::vector<int64_t>& stay) {
+  if (stay.size() == active_.size()) return;
+  const at::Tensor where = index_tensor(stay, y_like_);
+  y_ = pick_rows(y_, where);
+  if (!embedded_.empty()) embedded_ = pick_rows(embedded_, where);
+  for (auto& f : history_) f = pick_rows(f, where);
+  std::vector<Row> next;
+  std::vector<int64_t> ids;
+  std::vector<int64_t> place(active_.size(), -1), fresh;
+  for (size_t i = 0; i < stay.size(); ++i) {
+    place[stay[i]] = static_cast<int64_t>(i);
+    next.push_back(std::move(active_[stay[i]]));
+    ids.push_back(next.back().index);
+  }
+  for (int64_t r : fresh_)
+    if (place[r] >= 0) fresh.push_back(place[r]);
+  fresh_ = std::move(fresh);
+  active_ = std::move(next);
+  rows_ = index_tensor(ids, y_like_);
+}
+
+void Integration::leave(const std::vector<int64_t>& rows) {
+  const at::Tensor where = index_tensor(rows, y_like_);
+  arrived_.push_back(pick_rows(y_, where));
+  if (!embedded_.empty()) arrived_embedded_.push_back(pick_rows(embedded_, where));
+  for (int64_t r : rows) arrived_ids_.push_back(active_[r].index);
+}
+
+// f at t0; images that are not finite there leave at once.
+void Integration::begin() {
+  std::vector<int64_t> ids(batch_);
+  for (int64_t b = 0; b < batch_; ++b) {
+    active_.push_back({b, t0_, 0, {t0_}});
+    ids[b] = b;
+  }
+  rows_ = index_tensor(ids, y_like_);
+  history_.assign(1, evaluate(std::vector<double>(batch_, t0_), y_, rows_));
+  for (auto& n : s_.evaluations) ++n;
+  if (fixed() || method_.adaptive()) {
+    at::NoGradGuard off;
+    for (const auto& part : y_) embedded_.push_back(at::zeros_like(part));
+  }
+  const std::vector<char> good_y = finite_rows(y_), good_f = finite_rows(history_[0]);
+  std::vector<int64_t> stay, bad;
+  for (int64_t b = 0; b < batch_; ++b) {
+    const bool good = good_y[b] && good_f[b];
+    (good ? stay : bad).push_back(b);
+    if (good) continue;
+    s_.status[b] = Status::kDiverged;
+    s_.t[b] = t0_;
+  }
+  if (bad.empty()) return;
+  leave(bad);
+  keep_rows(stay);
+}
+
 // Starting step of [Hairer93, II.4]; one evaluation of f.
-std::vector<double> starting_steps(const Rhs& f, const Tableau& m, const OdeOptions& o,
-                                   const State& y, const State& f0, const at::Tensor& rows,
-                                   double t0, double t1) {
-  const int64_t batch = y[0].size(0);
-  const double span = std::abs(t1 - t0), sign = t1 > t0 ? 1 : -1;
-  const at::Tensor d0 = weighted_norm(y, y, y, o.rtol, o.atol);
-  const at::Tensor d1 = weighted_norm(f0, y, y, o.rtol, o.atol);
-  std::vector<double> h0(batch), when(batch), h(batch);
-  for (int64_t b = 0; b < batch; ++b) {
+void Integration::starting_steps() {
+  at::NoGradGuard off;
+  const size_t batch = active_.size();
+  const double span = std::abs(t1_ - t0_);
+  if (o_.first_step > 0) {
+    for (auto& row : active_) row.h = sign_ * o_.first_step;
+    return;
+  }
+  const double w0 = problem_.weight ? std::abs(problem_.weight(t0_)) : 1.0;
+  const State f0 = combine({}, {{w0}}, history_);
+  const at::Tensor d0 = weighted_norm(y_, y_, y_, controlled_, o_.rtol, o_.atol);
+  const at::Tensor d1 = weighted_norm(f0, y_, y_, controlled_, o_.rtol, o_.atol);
+  std::vector<double> h0(batch), when(batch);
+  Coefficient h(batch);
+  for (size_t b = 0; b < batch; ++b) {
     const double n0 = d0.data_ptr<double>()[b], n1 = d1.data_ptr<double>()[b];
     h0[b] = n0 < 1e-5 || !(n1 > 1e-5) ? 1e-6 * span : 0.01 * n0 / n1;
     h0[b] = std::min(h0[b], span);
-    when[b] = t0 + sign * h0[b];
-    h[b] = sign * h0[b];
+    when[b] = t0_ + sign_ * h0[b];
+    h[b] = sign_ * h0[b] * (problem_.weight ? problem_.weight(t0_) : 1.0);
   }
-  const State probe = advance(y, times_like(h, y[0]), {1.0}, {f0});
-  const State f1 = f(times_like(when, y[0]), probe, rows);
-  State change(f0.size());
-  for (size_t p = 0; p < f0.size(); ++p) change[p] = f1[p] - f0[p];
-  const at::Tensor d2 = weighted_norm(change, y, y, o.rtol, o.atol);
-  for (int64_t b = 0; b < batch; ++b) {
+  const State f1 = evaluate(when, combine(y_, {h}, history_), rows_);
+  State change(y_.size());
+  for (size_t p = 0; p < y_.size(); ++p) change[p] = (f1[p] - history_[0][p]) * w0;
+  const at::Tensor d2 = weighted_norm(change, y_, y_, controlled_, o_.rtol, o_.atol);
+  const int order = method_.window() > 1 ? 1 : method_.error_order();
+  for (size_t b = 0; b < batch; ++b) {
     const double n1 = d1.data_ptr<double>()[b], n2 = d2.data_ptr<double>()[b] / h0[b];
     const double curve = std::max(n1, n2);
     const double h1 = !(curve > 1e-15) ? std::max(1e-6 * span, 1e-3 * h0[b])
-                                       : std::pow(0.01 / curve, 1.0 / (m.error_order + 1));
-    h[b] = sign * std::min({100 * h0[b], h1, span});
-    if (!std::isfinite(h[b]) || h[b] == 0) h[b] = sign * 1e-6 * span;
+                                       : std::pow(0.01 / curve, 1.0 / (order + 1));
+    double& first = active_[b].h;
+    first = sign_ * std::min({100 * h0[b], h1, span});
+    if (!std::isfinite(first) || first == 0) first = sign_ * 1e-6 * span;
+    ++s_.evaluations[active_[b].index];
   }
-  return h;
 }
 
-void summarize(Solution& s, int64_t calls, const std::string& how) {
-  const double n = std::max<double>(1, static_cast<double>(s.status.size()));
+Coefficient Integration::collect(const std::vector<StepPlan>& plans, size_t stage, size_t j) const {
+  Coefficient c;
+  for (const auto& plan : plans) {
+    const auto& from = stage < plan.stage.size()    ? plan.stage[stage]
+                       : stage == plan.stage.size() ? plan.result
+                                                    : plan.error;
+    c.push_back(j < from.size() ? from[j] : 0.0);
+  }
+  if (std::all_of(c.begin(), c.end(), [&](double v) { return v == c[0]; })) c.resize(1);
+  return c;
+}
+
+void Integration::record_step(const std::vector<uint8_t>& accept, const std::vector<double>& t,
+                              const std::vector<double>& h) {
+  at::NoGradGuard off;
+  std::vector<int64_t> which, fresh_places;
+  std::vector<char> is_fresh(active_.size(), all_fresh_);
+  for (int64_t r : fresh_) is_fresh[r] = 1;
+  std::vector<StepPlan> plans;
+  RecordedStep e;
+  std::vector<int64_t> fresh_active;
+  for (size_t r = 0; r < accept.size(); ++r) {
+    if (!accept[r]) continue;
+    if (is_fresh[r]) {
+      fresh_places.push_back(static_cast<int64_t>(which.size()));
+      fresh_active.push_back(static_cast<int64_t>(r));
+      e.fresh_t.push_back(active_[r].stale ? beyond(t[r]) : t[r]);
+    }
+    which.push_back(static_cast<int64_t>(r));
+    plans.push_back(plans_[r]);
+  }
+  if (which.empty()) return;
+  const bool whole = which.size() == active_.size();
+  const at::Tensor where = index_tensor(which, y_like_);
+  e.rows = whole ? rows_ : rows_.index_select(0, where);
+  e.sources = history_.size();
+  e.carry = plans[0].carry;
+  if (!fresh_active.empty()) {
+    e.fresh = index_tensor(fresh_places, y_like_);
+    for (const auto& part : y_)
+      e.fresh_y.push_back(fresh_active.size() == active_.size()
+                              ? part.detach()
+                              : part.detach().index_select(0, index_tensor(fresh_active, y_like_)));
+  }
+  const size_t stages = plans[0].stage.size();
+  for (size_t s = 0; s < stages; ++s) {
+    std::vector<double> when;
+    for (size_t i = 0; i < which.size(); ++i)
+      when.push_back(t[which[i]] + plans[i].c[s] * h[which[i]]);
+    e.t.push_back(std::move(when));
+    State y;
+    for (const auto& part : stage_y_[s])
+      y.push_back(whole ? part.detach() : part.detach().index_select(0, where));
+    e.y.push_back(std::move(y));
+    e.stage.emplace_back();
+    for (size_t j = 0; j < e.sources + s; ++j) e.stage.back().push_back(collect(plans, s, j));
+  }
+  for (size_t j = 0; j < e.sources + stages; ++j) e.result.push_back(collect(plans, stages, j));
+  record_->steps.push_back(std::move(e));
+}
+
+// The interpolant of the accepted rows at the output times their steps passed.
+void Integration::write_outputs(const std::vector<uint8_t>& accept, const std::vector<double>& t,
+                                const std::vector<double>& h, const State& y_new) {
+  std::vector<State> ends;  // f at both ends for Hermite
+  for (size_t k = 0; k < outputs_.size(); ++k) {
+    std::vector<int64_t> which, ids;
+    std::vector<double> theta;
+    for (size_t r = 0; r < accept.size(); ++r) {
+      const double x = (outputs_[k] - t[r]) / h[r];
+      if (!accept[r] || !(x > 0) || x > 1) continue;
+      which.push_back(static_cast<int64_t>(r));
+      ids.push_back(active_[r].index);
+      theta.push_back(x);
+    }
+    if (which.empty()) continue;
+    const at::Tensor where = index_tensor(which, y_like_);
+    std::vector<Coefficient> c(sources_.size());
+    bool hermite = false;
+    for (size_t i = 0; i < which.size(); ++i) {
+      const Row& row = active_[which[i]];
+      const auto w = method_.dense(row.past, h[which[i]], history_.size(), problem_.weight,
+                                   starting_, theta[i]);
+      hermite = w.empty();
+      for (size_t j = 0; j < c.size(); ++j) c[j].push_back(j < w.size() ? w[j] : 0.0);
+    }
+    State start = pick_rows(y_, where), value;
+    if (!hermite) {
+      std::vector<State> picked;
+      for (const auto& source : sources_) picked.push_back(pick_rows(source, where));
+      value = combine(start, c, picked);
+    } else {
+      if (ends.empty()) {
+        ends.push_back(history_[0]);
+        if (plans_[0].carry) {
+          ends.push_back(sources_.back());
+        } else {
+          std::vector<double> when(t.size());
+          for (size_t r = 0; r < t.size(); ++r)
+            when[r] = t[r] + h[r], ++s_.evaluations[active_[r].index];
+          ends.push_back(evaluate(when, y_new, rows_));
+        }
+      }
+      Coefficient from, to, at_start, at_end;
+      for (size_t i = 0; i < which.size(); ++i) {
+        const double x = theta[i], z = 1 - x, step = h[which[i]], begin = t[which[i]];
+        to.push_back(x * x * (3 - 2 * x));
+        from.push_back(-to.back());
+        at_start.push_back(step * x * z * z * (problem_.weight ? problem_.weight(begin) : 1.0));
+        at_end.push_back(-step * x * x * z *
+                         (problem_.weight ? problem_.weight(begin + step) : 1.0));
+      }
+      value = combine(
+          start, {from, to, at_start, at_end},
+          {start, pick_rows(y_new, where), pick_rows(ends[0], where), pick_rows(ends[1], where)});
+    }
+    s_.at[k] = put_rows(s_.at[k], index_tensor(ids, y_like_), value);
+  }
+}
+
+// f just beyond a stop, for the rows that stand at one.
+void Integration::refresh_stale() {
+  std::vector<int64_t> which;
+  std::vector<double> t;
+  for (size_t r = 0; r < active_.size(); ++r)
+    if (active_[r].renew) {
+      active_[r].renew = false;
+      which.push_back(static_cast<int64_t>(r));
+      t.push_back(beyond(active_[r].t));
+      ++s_.evaluations[active_[r].index];
+    }
+  if (which.empty()) return;
+  const at::Tensor where = index_tensor(which, y_like_);
+  const State f = evaluate(t, pick_rows(y_, where), rows_.index_select(0, where));
+  history_[0] = put_rows(history_[0], where, f);
+  fresh_.insert(fresh_.end(), which.begin(), which.end());
+}
+
+void Integration::attempt() {
+  std::vector<double> t, h, wish;
+  std::vector<char> to_stop, last;
+  plans_.clear();
+  starting_ = fixed() && grid_place_ == 0;
+  for (auto& row : active_) {
+    wish.push_back(row.h);
+    const bool stop = row.next_stop < stops_.size();
+    const double target = fixed() ? grid_[grid_place_ + 1] : stop ? stops_[row.next_stop] : t1_;
+    const double left = target - row.t;
+    bool hits = fixed() || std::abs(row.h) >= std::abs(left) * (1 - 1e-10);
+    if (hits) row.h = left;
+    to_stop.push_back(hits && stop && target == stops_[row.next_stop]);
+    last.push_back(hits && target == t1_);
+    t.push_back(row.t);
+    h.push_back(row.h);
+    plans_.push_back(method_.plan(row.past, row.h, history_.size(), problem_.weight, starting_));
+  }
+  const size_t stages = plans_[0].stage.size();
+  const bool carry = plans_[0].carry;
+  sources_ = history_;
+  stage_y_.clear();
+  for (size_t s = 0; s < stages; ++s) {
+    std::vector<Coefficient> c;
+    for (size_t j = 0; j < sources_.size(); ++j) c.push_back(collect(plans_, s, j));
+    std::vector<double> when(t.size());
+    for (size_t r = 0; r < t.size(); ++r) when[r] = t[r] + plans_[r].c[s] * h[r];
+    stage_y_.push_back(combine(y_, c, sources_));
+    sources_.push_back(evaluate(when, stage_y_.back(), rows_));
+  }
+  std::vector<Coefficient> c, e;
+  for (size_t j = 0; j < sources_.size(); ++j) {
+    c.push_back(collect(plans_, stages, j));
+    e.push_back(collect(plans_, stages + 1, j));
+  }
+  // A Runge-Kutta method whose last stage stands at the result has it already.
+  const bool same = carry && all_zero(c.back());
+  const State y_new = same ? stage_y_.back() : combine(y_, c, sources_);
+  State estimate;
+  at::Tensor norms;
+  const bool estimates = plans_[0].error_order > 0;
+  if (estimates) {
+    at::NoGradGuard off;
+    estimate = combine({}, e, sources_);
+    if (!fixed()) norms = weighted_norm(estimate, y_, y_new, controlled_, o_.rtol, o_.atol);
+  }
+
+  const double smallest = 8 * std::numeric_limits<double>::epsilon();
+  std::vector<uint8_t> accept(active_.size(), 1);
+  if (!fixed())
+    for (size_t r = 0; r < accept.size(); ++r) accept[r] = norms.data_ptr<double>()[r] <= 1;
+  if (!outputs_.empty()) write_outputs(accept, t, h, y_new);
+  if (record_) record_step(accept, t, h);
+
+  std::vector<int64_t> stay, gone;
+  bool any_accepted = false;
+  const int64_t cost = static_cast<int64_t>(method_.stages()) + (carry ? 0 : 1);
+  for (size_t r = 0; r < active_.size(); ++r) {
+    Row& row = active_[r];
+    s_.evaluations[row.index] += static_cast<int64_t>(stages);
+    bool done = false;
+    double factor = 1;
+    const double order = plans_[r].error_order + 1;
+    const double norm = fixed() ? 0 : norms.data_ptr<double>()[r];
+    if (accept[r]) {
+      any_accepted = true;
+      ++s_.accepted[row.index];
+      row.t = last[r] ? t1_ : to_stop[r] ? stops_[row.next_stop] : row.t + row.h;
+      if (fixed()) row.t = grid_[grid_place_ + 1];
+      done = last[r];
+      row.stale = row.renew = to_stop[r];
+      if (to_stop[r]) {
+        ++row.next_stop;
+        row.past.assign(1, row.t);
+      } else {
+        row.past.insert(row.past.begin(), row.t);
+        if (row.past.size() > static_cast<size_t>(method_.window()))
+          row.past.resize(method_.window());
+      }
+      if (!fixed()) {
+        factor = std::clamp(step_factor(o_, order, norm, row), o_.factor_min,
+                            row.after_rejection ? 1.0 : o_.factor_max);
+        row.error2 = row.error1;
+        row.error1 = std::max(norm, 1e-4);
+      }
+      row.after_rejection = false;
+    } else {
+      ++s_.rejected[row.index];
+      factor = std::isfinite(norm) ? std::clamp(std::min(step_factor(o_, order, norm, row),
+                                                         o_.safety * std::pow(norm, -1 / order)),
+                                                o_.factor_min, 1.0)
+                                   : o_.factor_min;
+      row.after_rejection = true;
+    }
+    row.h *= factor;
+    if (accept[r] && to_stop[r] && std::abs(row.h) < std::abs(wish[r])) row.h = wish[r];
+    if (!done) {
+      const bool stuck =
+          !fixed() && std::abs(row.h) < smallest * std::max(std::abs(row.t), std::abs(t1_ - t0_));
+      const bool spent =
+          !fixed() && s_.accepted[row.index] + s_.rejected[row.index] >= o_.max_steps;
+      const bool over = o_.max_nfe > 0 && s_.evaluations[row.index] + cost > o_.max_nfe;
+      if (stuck || spent || over) {
+        s_.status[row.index] = stuck ? Status::kDiverged : Status::kMaxSteps;
+        nfe_limit_[row.index] = over && !spent && !stuck;
+        s_.t[row.index] = row.t;
+        done = true;
+      }
+    }
+    (done ? gone : stay).push_back(static_cast<int64_t>(r));
+  }
+
+  const bool all = std::all_of(accept.begin(), accept.end(), [](uint8_t a) { return a; });
+  at::Tensor mask;
+  if (!all)
+    mask = at::tensor(std::vector<int64_t>(accept.begin(), accept.end()), at::kLong)
+               .to(y_like_.device())
+               .to(at::kBool);
+  const auto update = [&](const State& now, const State& before) {
+    return all ? now : choose(mask, now, before);
+  };
+  y_ = update(y_new, y_);
+  if (estimates) {
+    at::NoGradGuard off;
+    const State sum = combine(embedded_, {{1.0}}, {estimate});
+    embedded_ = update(sum, embedded_);
+  }
+  // The past of accepted rows moves on by the carried stage.
+  if (carry) {
+    std::vector<State> next{update(sources_.back(), history_[0])};
+    for (int j = 1; j < method_.window(); ++j) {
+      const size_t from = static_cast<size_t>(j);
+      if (from < history_.size())
+        next.push_back(update(history_[from - 1], history_[from]));
+      else if (from - 1 < history_.size())
+        next.push_back(history_[from - 1]);
+    }
+    history_ = std::move(next);
+  }
+  if (fixed()) ++grid_place_;
+  // Of rows that were turned back, the first source stays what it was, fresh or not.
+  std::vector<int64_t> still_fresh;
+  for (size_t r = 0; r < accept.size(); ++r) {
+    const bool was = all_fresh_ || std::find(fresh_.begin(), fresh_.end(),
+                                             static_cast<int64_t>(r)) != fresh_.end();
+    if (!accept[r] && was) still_fresh.push_back(static_cast<int64_t>(r));
+  }
+  all_fresh_ = false;
+  fresh_ = std::move(still_fresh);
+  if (!gone.empty()) {
+    leave(gone);
+    keep_rows(stay);
+  }
+  if (active_.empty()) return;
+  if (!carry && any_accepted) {
+    std::vector<double> when;
+    for (const auto& row : active_) {
+      when.push_back(row.stale ? beyond(row.t) : row.t);
+      ++s_.evaluations[row.index];
+    }
+    State head = evaluate(when, y_, rows_);
+    std::vector<State> next{std::move(head)};
+    // After the exp3 start of exp4m the f of the step's start remains as the past.
+    if (method_.window() > 1) next.push_back(history_[0]);
+    history_ = std::move(next);
+    all_fresh_ = true;
+    fresh_.clear();
+  } else if (carry) {
+    refresh_stale();
+  }
+}
+
+void Integration::summarize() {
+  const double n = std::max<double>(1, static_cast<double>(batch_));
   double accepted = 0, rejected = 0;
   int64_t nfe = 0, unfinished = 0;
   size_t worst = 0;
-  for (size_t b = 0; b < s.status.size(); ++b) {
-    accepted += static_cast<double>(s.accepted[b]) / n;
-    rejected += static_cast<double>(s.rejected[b]) / n;
-    nfe = std::max(nfe, s.evaluations[b]);
-    if (s.status[b] == Status::kConverged) continue;
-    if (unfinished++ == 0 || s.status[b] > s.status[worst]) worst = b;
+  for (size_t b = 0; b < s_.status.size(); ++b) {
+    accepted += static_cast<double>(s_.accepted[b]) / n;
+    rejected += static_cast<double>(s_.rejected[b]) / n;
+    nfe = std::max(nfe, s_.evaluations[b]);
+    if (s_.status[b] == Status::kConverged) continue;
+    if (unfinished++ == 0 || s_.status[b] > s_.status[worst]) worst = b;
   }
-  s.summary.numbers = {{"nfe", static_cast<double>(nfe)},
-                       {"calls", static_cast<double>(calls)},
-                       {"accepted", accepted},
-                       {"rejected", rejected}};
+  s_.summary.numbers = {{"nfe", static_cast<double>(nfe)},
+                        {"calls", static_cast<double>(calls_)},
+                        {"accepted", accepted},
+                        {"rejected", rejected}};
   if (unfinished == 0) {
-    s.summary.status = Status::kConverged;
-    s.summary.message = "ode: arrived after at most " + std::to_string(nfe) + " evaluations";
+    s_.summary.status = Status::kConverged;
+    s_.summary.message = "ode: arrived after at most " + std::to_string(nfe) + " evaluations";
     return;
   }
-  s.summary.status = s.status[worst];
+  s_.summary.status = s_.status[worst];
   std::ostringstream m;
-  m << "ode: " << to_string(s.status[worst]) << " at t = " << s.t[worst] << " (" << how << ") in "
-    << unfinished << " of " << s.status.size() << " images";
-  s.summary.message = m.str();
+  m << "ode: " << (nfe_limit_[worst] ? "evaluation limit reached" : to_string(s_.status[worst]))
+    << " at t = " << s_.t[worst] << " (" << method_.name();
+  if (fixed())
+    m << ", " << grid_.size() - 1 << " steps";
+  else
+    m << ", rtol " << o_.rtol << ", atol " << o_.atol;
+  m << ") in " << unfinished << " of " << batch_ << " images";
+  s_.summary.message = m.str();
+}
+
+Solution Integration::run() {
+  if (batch_ == 0 || t0_ == t1_) {
+    s_.y = y_;
+    s_.record = record_;
+    summarize();
+    return std::move(s_);
+  }
+  begin();
+  if (!fixed() && !active_.empty()) starting_steps();
+  while (!active_.empty()) attempt();
+
+  std::vector<int64_t> back(batch_);
+  for (int64_t i = 0; i < batch_; ++i) back[arrived_ids_[i]] = i;
+  const auto gather = [&](const std::vector<State>& groups) {
+    State out;
+    for (size_t p = 0; p < groups[0].size(); ++p) {
+      std::vector<at::Tensor> parts;
+      for (const auto& group : groups) parts.push_back(group[p]);
+      out.push_back(groups.size() == 1 && std::is_sorted(arrived_ids_.begin(), arrived_ids_.end())
+                        ? parts[0]
+                        : at::cat(parts).index_select(0, index_tensor(back, parts[0])));
+    }
+    return out;
+  };
+  s_.y = gather(arrived_);
+  if (!arrived_embedded_.empty() && method_.adaptive()) s_.embedded = gather(arrived_embedded_);
+  const std::vector<char> good = finite_rows(s_.y);
+  for (int64_t b = 0; b < batch_; ++b)
+    if (!good[b]) s_.status[b] = Status::kDiverged;
+  s_.record = record_;
+  summarize();
+  return std::move(s_);
+}
+
+void accumulate(State& into, const State& what, const Coefficient& c = {1.0}) {
+  into = into.empty() ? combine({}, {c}, {what}) : combine(into, {c}, {what});
+}
+
+State zeros_like(const State& y) {
+  State z;
+  for (const auto& part : y) z.push_back(at::zeros_like(part));
+  return z;
 }
 
 }  // namespace
 
-Solution integrate_on_grid(const Rhs& f, State y, const std::vector<double>& times,
-                           const Tableau& method) {
-  check_state(y);
-  SP_CHECK(times.size() >= 2, "ode", "expected at least two times, got ", times.size());
-  const int64_t batch = y[0].size(0);
-  std::vector<int64_t> all(batch);
-  for (int64_t b = 0; b < batch; ++b) all[b] = b;
-  const at::Tensor rows = index_tensor(all, y[0]);
-  std::vector<State> k;
-  int64_t calls = 0;
-  for (size_t n = 0; n + 1 < times.size(); ++n) {
-    const std::vector<double> t(batch, times[n]), h(batch, times[n + 1] - times[n]);
-    if (!(method.first_same_as_last && n > 0)) {
-      k.assign(1, f(times_like(t, y[0]), y, rows));
-      ++calls;
-    }
-    y = take_step(f, method, y, t, h, rows, k);
-    calls += method.stages() - 1;
-    k.erase(k.begin(), k.end() - 1);
-  }
-  Solution s;
-  std::vector<char> ok;
-  finite(y, ok);
-  s.y = std::move(y);
-  s.t.assign(batch, times.back());
-  s.status.assign(batch, Status::kConverged);
-  for (int64_t b = 0; b < batch; ++b)
-    if (!ok[b]) s.status[b] = Status::kDiverged;
-  s.evaluations.assign(batch, calls);
-  s.accepted.assign(batch, static_cast<int64_t>(times.size()) - 1);
-  s.rejected.assign(batch, 0);
-  summarize(s, calls, std::to_string(times.size() - 1) + " " + method.name + " steps");
-  return s;
+Solution integrate(const Rhs& f, State y, double t0, double t1, const OdeOptions& options,
+                   const Problem& problem) {
+  return Integration(f, std::move(y), t0, t1, options, problem).run();
 }
 
-Solution integrate(const Rhs& f, State y, double t0, double t1, const OdeOptions& options) {
-  check_state(y);
-  OdeOptions o = options;
-  const Tableau& m = tableau(o.solver);
-  if (o.steps > 0) {
-    std::vector<double> grid(o.steps + 1);
-    for (int64_t i = 0; i <= o.steps; ++i)
-      grid[i] = i == o.steps ? t1 : t0 + (t1 - t0) * static_cast<double>(i) / o.steps;
-    return integrate_on_grid(f, std::move(y), grid, m);
-  }
-  SP_CHECK(m.adaptive(), "ode", "expected a solver with an error estimate or steps > 0, got ",
-           m.name);
-  SP_CHECK(o.rtol >= 0 && o.atol >= 0 && o.rtol + o.atol > 0, "ode",
-           "expected positive tolerances, got rtol ", o.rtol, ", atol ", o.atol);
-  o.rtol = std::max(
-      o.rtol, 10 * (y[0].scalar_type() == at::kFloat ? double{std::numeric_limits<float>::epsilon()}
-                                                     : std::numeric_limits<double>::epsilon()));
+Solution integrate_on_grid(const Rhs& f, State y, const std::vector<double>& times,
+                           const Tableau& method) {
+  SP_CHECK(times.size() >= 2, "ode", "expected at least two times, got ", times.size());
+  OdeOptions o;
+  o.solver = method.name;
+  Problem problem;
+  problem.grid = times;
+  return integrate(f, std::move(y), times.front(), times.back(), o, problem);
+}
 
-  const int64_t batch = y[0].size(0);
-  Solution s;
-  s.t.assign(batch, t1);
-  s.status.assign(batch, Status::kConverged);
-  s.evaluations.assign(batch, 0);
-  s.accepted.assign(batch, 0);
-  s.rejected.assign(batch, 0);
-  if (batch == 0 || t0 == t1) {
-    s.y = std::move(y);
-    summarize(s, 0, "");
-    return s;
-  }
-
-  int64_t calls = 0;
-  std::vector<Row> active(batch);
-  std::vector<int64_t> ids(batch);
-  for (int64_t b = 0; b < batch; ++b) {
-    active[b] = {b, t0, o.first_step > 0 ? std::copysign(o.first_step, t1 - t0) : 0};
-    ids[b] = b;
-  }
-  at::Tensor rows = index_tensor(ids, y[0]);
-  std::vector<State> k(1, f(times_like(std::vector<double>(batch, t0), y[0]), y, rows));
-  ++calls;
-  for (auto& n : s.evaluations) ++n;
-  if (o.first_step <= 0) {
-    at::NoGradGuard off;
-    const auto h = starting_steps(f, m, o, y, k[0], rows, t0, t1);
-    for (int64_t b = 0; b < batch; ++b) active[b].h = h[b], ++s.evaluations[b];
-    ++calls;
-  }
-
-  const double order = m.error_order + 1;
-  const double smallest = 8 * std::numeric_limits<double>::epsilon();
-  std::vector<State> arrived;  // states of images that left the batch
-  std::vector<int64_t> arrived_ids;
-  while (!active.empty()) {
-    std::vector<double> t, h;
-    std::vector<char> last;
-    for (auto& row : active) {
-      const double left = t1 - row.t;
-      last.push_back(std::abs(row.h) >= std::abs(left) * (1 - 1e-10));
-      if (last.back()) row.h = left;
-      t.push_back(row.t);
-      h.push_back(row.h);
+// Notation: y_bar the cotangent of the state after the step under way, past[j] the one of the j-th
+// newest f before it, both for all images.
+State pull_back(const Record& record, const Pullback& pullback, State bar,
+                std::vector<int64_t>* evaluations) {
+  at::NoGradGuard off;
+  check_state(bar);
+  SP_CHECK(bar[0].size(0) == record.batch, "ode", "expected cotangents of ", record.batch,
+           " images, got ", bar[0].size(0));
+  if (evaluations) evaluations->assign(record.batch, 0);
+  std::vector<State> past(record.window + 1);
+  const auto count = [&](const at::Tensor& rows) {
+    if (!evaluations) return;
+    const at::Tensor r = rows.to(at::kCPU).contiguous();
+    for (int64_t i = 0; i < r.numel(); ++i) ++(*evaluations)[r.data_ptr<int64_t>()[i]];
+  };
+  const auto pulled_back = [&](const std::vector<double>& t, const State& y, const at::Tensor& rows,
+                               const State& f_bar) {
+    State out = pullback(times_like(t, bar[0]), y, rows, f_bar);
+    for (size_t p = 0; p < out.size(); ++p)
+      if (!out[p].defined()) out[p] = at::zeros_like(y[p]);
+    return out;
+  };
+  for (auto e = record.steps.rbegin(); e != record.steps.rend(); ++e) {
+    const auto take = [&](const State& s) { return s.empty() ? s : pick_rows(s, e->rows); };
+    State y_bar = take(bar);
+    const size_t stages = e->y.size();
+    std::vector<State> source_bar(e->sources + stages);
+    for (size_t j = 0; j < e->sources; ++j)
+      if (j + 1 < past.size()) source_bar[j] = take(past[j + 1]);
+    if (e->carry) source_bar.back() = take(past[0]);
+    for (size_t j = 0; j < source_bar.size(); ++j)
+      if (!all_zero(e->result[j])) accumulate(source_bar[j], y_bar, e->result[j]);
+    for (size_t s = stages; s-- > 0;) {
+      const State& f_bar = source_bar[e->sources + s];
+      if (f_bar.empty()) continue;
+      count(e->rows);
+      const State pulled = pulled_back(e->t[s], e->y[s], e->rows, f_bar);
+      accumulate(y_bar, pulled);
+      for (size_t j = 0; j < e->sources + s; ++j)
+        if (!all_zero(e->stage[s][j])) accumulate(source_bar[j], pulled, e->stage[s][j]);
     }
-    State y_new = take_step(f, m, y, t, h, rows, k);
-    calls += m.stages() - 1;
-    State estimate(y.size());
-    {
-      at::NoGradGuard off;
-      State zero;
-      for (const auto& part : y) zero.push_back(at::zeros_like(part));
-      estimate = advance(zero, times_like(h, y[0]), m.e, k);
-    }
-    const at::Tensor norms = weighted_norm(estimate, y, y_new, o.rtol, o.atol);
-    const double* norm = norms.data_ptr<double>();
-
-    std::vector<uint8_t> accept(active.size());
-    std::vector<int64_t> stay, leave;
-    bool any_accepted = false;
-    for (size_t r = 0; r < active.size(); ++r) {
-      Row& row = active[r];
-      s.evaluations[row.index] += m.stages() - 1;
-      const bool good = norm[r] <= 1;  // false for NaN
-      accept[r] = good;
-      double factor = std::isfinite(norm[r]) ? step_factor(o, order, norm[r], row) : o.factor_min;
-      bool done = false;
-      if (good) {
-        any_accepted = true;
-        ++s.accepted[row.index];
-        row.t = last[r] ? t1 : row.t + row.h;
-        done = last[r];
-        factor = std::clamp(factor, o.factor_min, row.after_rejection ? 1.0 : o.factor_max);
-        row.error2 = row.error1;
-        row.error1 = std::max(norm[r], 1e-4);
-        row.after_rejection = false;
-      } else {
-        ++s.rejected[row.index];
-        factor = std::clamp(std::min(factor, o.safety * std::pow(norm[r], -1 / order)),
-                            o.factor_min, 1.0);
-        if (!std::isfinite(norm[r])) factor = o.factor_min;
-        row.after_rejection = true;
+    if (e->fresh.defined() && !source_bar[0].empty()) {
+      const State f_bar = pick_rows(source_bar[0], e->fresh);
+      const at::Tensor rows = e->rows.index_select(0, e->fresh);
+      count(rows);
+      const State pulled = pulled_back(e->fresh_t, e->fresh_y, rows, f_bar);
+      for (size_t p = 0; p < y_bar.size(); ++p) {
+        y_bar[p] = y_bar[p].index_add(0, e->fresh, pulled[p]);
+        source_bar[0][p] = source_bar[0][p].index_fill(0, e->fresh, 0);
       }
-      row.h *= factor;
-      if (!done) {
-        const bool stuck =
-            std::abs(row.h) < smallest * std::max(std::abs(row.t), std::abs(t1 - t0));
-        const bool spent = s.accepted[row.index] + s.rejected[row.index] >= o.max_steps;
-        if (stuck || spent) {
-          s.status[row.index] = stuck ? Status::kDiverged : Status::kMaxSteps;
-          s.t[row.index] = row.t;
-          done = true;
-        }
-      }
-      (done ? leave : stay).push_back(static_cast<int64_t>(r));
     }
-
-    const at::Tensor mask =
-        at::tensor(std::vector<int64_t>(accept.begin(), accept.end()), at::kLong)
-            .to(y[0].device())
-            .to(at::kBool);
-    y = choose(mask, y_new, y);
-    State k0 = m.first_same_as_last ? choose(mask, k.back(), k.front()) : k.front();
-    if (!leave.empty()) {
-      arrived.push_back(pick_rows(y, index_tensor(leave, y[0])));
-      for (int64_t r : leave) arrived_ids.push_back(active[r].index);
-      const at::Tensor where = index_tensor(stay, y[0]);
-      y = pick_rows(y, where);
-      k0 = pick_rows(k0, where);
-      std::vector<Row> next;
-      ids.clear();
-      for (int64_t r : stay) next.push_back(active[r]), ids.push_back(active[r].index);
-      active = std::move(next);
-      rows = index_tensor(ids, y[0]);
+    bar = put_rows(bar, e->rows, y_bar);
+    for (size_t j = 0; j < past.size(); ++j) {
+      const bool given = j < e->sources && !source_bar[j].empty();
+      if (!given && past[j].empty()) continue;
+      if (past[j].empty()) past[j] = zeros_like(bar);
+      past[j] = put_rows(past[j], e->rows, given ? source_bar[j] : zeros_like(y_bar));
     }
-    if (!m.first_same_as_last && any_accepted && !active.empty()) {
-      t.clear();
-      for (const auto& row : active) t.push_back(row.t), ++s.evaluations[row.index];
-      k0 = f(times_like(t, y[0]), y, rows);
-      ++calls;
-    }
-    k.assign(1, std::move(k0));
   }
+  return bar;
+}
 
-  std::vector<int64_t> back(batch);
-  for (int64_t i = 0; i < batch; ++i) back[arrived_ids[i]] = i;
-  for (size_t p = 0; p < arrived[0].size(); ++p) {
-    std::vector<at::Tensor> parts;
-    for (auto& group : arrived) parts.push_back(group[p]);
-    s.y.push_back(at::cat(parts).index_select(0, index_tensor(back, parts[0])));
+int64_t record_bytes(const Record& record) {
+  int64_t bytes = 0;
+  const auto add = [&](const State& s) {
+    for (const auto& part : s) bytes += part.numel() * static_cast<int64_t>(part.element_size());
+  };
+  for (const auto& e : record.steps) {
+    add(e.fresh_y);
+    for (const auto& y : e.y) add(y);
   }
-  std::ostringstream how;
-  how << m.name << ", rtol " << o.rtol << ", atol " << o.atol;
-  summarize(s, calls, how.str());
-  return s;
+  return bytes;
+}
+
+std::vector<std::string> solver_names() {
+  std::vector<std::string> names = tableau_names();
+  for (const char* name : {"exp2", "exp3", "exp2m", "exp3m", "exp4m"}) names.push_back(name);
+  return names;
+}
+
+std::vector<std::string> adaptive_solver_names() {
+  std::vector<std::string> names = adaptive_tableau_names();
+  for (const char* name : {"exp2", "exp3", "exp2m", "exp3m", "exp4m"}) names.push_back(name);
+  return names;
 }
 
 }  // namespace scoreprior::ode

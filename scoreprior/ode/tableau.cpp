@@ -150,4 +150,30 @@ std::vector<std::string> adaptive_tableau_names() {
   return names;
 }
 
+std::vector<double> dense_weights(const Tableau& m, double x) {
+  if (m.name == "tsit5") {
+    const double x2 = x * x;
+    return {-1.0530884977290216 * x * (x - 1.3299890189751412) *
+                (x2 - 1.4364028541716351 * x + 0.7139816917074209),
+            0.1017 * x2 * (x2 - 2.1966568338249754 * x + 1.2949852507374631),
+            2.490627285651252793 * x2 * (x2 - 2.38535645472061657 * x + 1.57803468208092486),
+            -16.54810288924490272 * (x - 1.21712927295533244) * (x - 0.61620406037800089) * x2,
+            47.37952196281928122 * (x - 1.203071208372362603) * (x - 0.658047292653547382) * x2,
+            -34.87065786149660974 * (x - 1.2) * (x - 2.0 / 3) * x2,
+            2.5 * (x - 1) * (x - 0.6) * x2};
+  }
+  if (m.name != "dopri5") return {};
+  const double d[] = {-12715105075.0 / 11282082432,  0,
+                      87487479700.0 / 32700410799,   -10690763975.0 / 1880347072,
+                      701980252875.0 / 199316789632, -1453857185.0 / 822651844,
+                      69997945.0 / 29380423};
+  // Hermite's cubic through both ends plus the quartic that vanishes to second order there.
+  const double y = 1 - x, cubic = x * x * (3 - 2 * x);
+  std::vector<double> w(7);
+  for (int i = 0; i < 7; ++i) w[i] = cubic * m.b[i] + x * x * y * y * d[i];
+  w[0] += x * y * y;
+  w[6] -= x * x * y;
+  return w;
+}
+
 }  // namespace scoreprior::ode

@@ -28,4 +28,8 @@ std::vector<std::string> tableau_names();
 /// Those with an error estimate.
 std::vector<std::string> adaptive_tableau_names();
 
+/// b_i(theta) of the continuous extension y(t + theta h) = y + h sum_i b_i(theta) k_i of order 4 of
+/// dopri5 [Hairer93, II.6] and tsit5 [Tsitouras11]; empty for the other methods.
+std::vector<double> dense_weights(const Tableau& method, double theta);
+
 }  // namespace scoreprior::ode

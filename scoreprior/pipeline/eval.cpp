@@ -23,7 +23,8 @@ at::Tensor EvalRequest::input(const std::string& name) const {
   const auto it = in.find(name);
   if (it == in.end()) throw UsageError("this evaluation needs --in " + name + "=FILE.npy");
   const at::Tensor& a = it->second;
-  if (a.is_complex()) return a.to(device, dtype == at::kDouble ? at::kComplexDouble : at::kComplexFloat);
+  if (a.is_complex())
+    return a.to(device, dtype == at::kDouble ? at::kComplexDouble : at::kComplexFloat);
   return a.to(device, dtype);
 }
 
@@ -39,11 +40,13 @@ io::Arrays evaluate(const std::string& component, const EvalRequest& request) {
       throw DataError("eval " + component + ": " + e.what());
     } catch (const c10::Error& e) {
       const std::string why = e.what_without_backtrace();
-      throw DataError("eval " + component + ": the arrays do not fit: " + why.substr(0, why.find('\n')));
+      throw DataError("eval " + component +
+                      ": the arrays do not fit: " + why.substr(0, why.find('\n')));
     }
     request.config.require_all_used();
     for (const auto& name : request.out)
-      if (!out.count(name)) throw UsageError("eval " + component + " has no output \"" + name + "\"");
+      if (!out.count(name))
+        throw UsageError("eval " + component + " has no output \"" + name + "\"");
     return out;
   }
   const std::string near = did_you_mean(component, known);

@@ -10,7 +10,8 @@
 
 namespace scoreprior {
 
-/// One call of `scoreprior eval`: a component evaluated on named arrays, the contract other programs rely on.
+/// One call of `scoreprior eval`: a component evaluated on named arrays, the contract other
+/// programs rely on.
 struct EvalRequest {
   Config config;              ///< the whole configuration file
   io::Arrays in;              ///< inputs by name, as read
@@ -30,7 +31,8 @@ struct EvalComponent {
 };
 const std::vector<EvalComponent>& eval_components();
 
-/// Runs the component and checks that every wanted output came back. Throws UsageError for unknown names.
+/// Runs the component and checks that every wanted output came back. Throws UsageError for unknown
+/// names.
 io::Arrays evaluate(const std::string& component, const EvalRequest& request);
 
 }  // namespace scoreprior

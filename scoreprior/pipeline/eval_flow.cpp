@@ -37,7 +37,7 @@ std::unique_ptr<Flow> eval_flow_model(const Config& flow, const EvalRequest& req
   options = flow.read<RealNvpOptions>(options);
   if (options.dim < 2) flow.fail("dim", "dim must be at least 2");
   if (options.n_flow < 1) flow.fail("n_flow", "n_flow must be at least 1");
-  if (options.seqfrac < 1) flow.fail("seqfrac", "seqfrac must be at least 1");
+  if (!(options.seqfrac > 0)) flow.fail("seqfrac", "seqfrac must be positive");
   return std::make_unique<RealNvp>(options, request.dtype,
                                    read_flow_orders(flow, options.n_flow, options.dim));
 }

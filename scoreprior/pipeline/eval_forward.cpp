@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/forward/forward_model.h"
@@ -6,7 +7,8 @@
 
 namespace scoreprior {
 
-/// x -> y; y -> adjoint, inverse. Measurements are [B,M].
+/// x -> y; y -> adjoint, inverse; both -> vjp = d <y, A(x)> / dx, the adjoint of the model's
+/// derivative at x. Measurements are [B,M].
 io::Arrays eval_forward(const EvalRequest& request) {
   const Config table = request.config.table("forward");
   ForwardContext context{request.dtype, request.device, io::read_npy};
@@ -26,6 +28,13 @@ io::Arrays eval_forward(const EvalRequest& request) {
     const at::Tensor y = given.reshape(batched(given.size(0), shape));
     if (auto a = model->adjoint(y)) out["adjoint"] = *a;
     if (auto a = model->naive_inverse(y)) out["inverse"] = *a;
+    if (request.has("x") && request.wants("vjp")) {
+      at::AutoGradMode enable(true);
+      const at::Tensor x = request.input("x").detach().clone().requires_grad_(true);
+      const at::Tensor a = model->apply(x);
+      if (a.sizes() != y.sizes()) throw DataError("x and y hold different numbers of images");
+      out["vjp"] = torch::autograd::grad({(a * y).sum()}, {x})[0];
+    }
   }
   if (out.empty()) throw UsageError("this evaluation needs --in x=FILE.npy or --in y=FILE.npy");
   return out;

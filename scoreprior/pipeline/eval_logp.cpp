@@ -90,6 +90,9 @@ io::Arrays eval_score_ode(const EvalRequest& r, const Config& prior, const Score
   io::Arrays out;
   out["logp"] = flow.log_prob;
   out["latent"] = inputs.like_x(flow.latent);
+  out["standard_error"] = flow.standard_error;
+  out["solver_error"] = flow.solver_error;
+  out["bits_per_dim"] = bits_per_dim(flow.log_prob, model.event_shape());
   out["nfe"] = at::tensor(flow.evaluations, at::kLong);
   out["terms"] = at::stack({prior_term, flow.log_prob - prior_term}, 1);
   if (flow.grad.defined()) out["grad"] = inputs.like_x(flow.grad);

@@ -9,19 +9,21 @@
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/shape.h"
+#include "scoreprior/diffusion/model_file.h"
+#include "scoreprior/forward/visibilities.h"
 #include "scoreprior/io/atomic_file.h"
 #include "scoreprior/io/fits_image.h"
 #include "scoreprior/io/npy.h"
 #include "scoreprior/io/png.h"
 #include "scoreprior/io/safetensors.h"
 #include "scoreprior/io/uvfits.h"
+#include "scoreprior/nets/score_net.h"
+#include "scoreprior/pipeline/data_file.h"
 
 namespace scoreprior {
 namespace {
 using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
-
-constexpr double kRadPerUas = 4.84813681109536e-12;
 
 Json describe_array(const at::Tensor& a) {
   Json j;
@@ -93,16 +95,94 @@ Json describe_fits(const fs::path& path) {
   return j;
 }
 
+Json node_json(const ConfigNode& node) {
+  Json j;
+  if (const auto* b = std::get_if<bool>(&node.value)) j = *b;
+  if (const auto* i = std::get_if<int64_t>(&node.value)) j = *i;
+  if (const auto* d = std::get_if<double>(&node.value)) j = *d;
+  if (const auto* s = std::get_if<std::string>(&node.value)) j = *s;
+  if (const auto* a = std::get_if<ConfigArray>(&node.value)) {
+    j = Json::array();
+    for (const auto& e : *a) j.push_back(node_json(*e));
+  }
+  return j;
+}
+
+Json table_json(const Config& table) {
+  Json j = Json::object();
+  for (const auto& key : table.keys())
+    j[key] =
+        table.is_table(key)
+            ? table_json(table.table(key))
+            : node_json(
+                  *std::get<std::map<std::string, ConfigNodePtr>>(table.node()->value).at(key));
+  return j;
+}
+
+// Trained numbers; a network this program does not know has only its tensors to count.
+int64_t parameter_count(const ModelFile& model) {
+  int64_t n = 0;
+  try {
+    const auto net = score_nets().make(model.net, "ncsnpp");
+    for (const auto& [name, p] : net->parameters()) n += p.numel();
+  } catch (const ConfigError&) {
+    for (const auto& [name, w] : model.weights) n += w.numel();
+  }
+  return n;
+}
+
 Json describe_safetensors(const fs::path& path) {
   const io::Safetensors s = io::read_safetensors(path);
-  Json j;
-  j["kind"] = s.metadata.count("config") ? "scoreprior model" : "safetensors";
   int64_t count = 0;
   for (const auto& [name, t] : s.tensors) count += t.numel();
+  Json j;
+  if (s.metadata.count("scoreprior")) {
+    const ModelFile model = read_model_file(path);
+    j["kind"] = "scoreprior model";
+    j["tensors"] = s.tensors.size();
+    j["parameters"] = parameter_count(model);
+    j["images"]["shape"] = model.image_shape;
+    j["images"]["range"] = model.range;
+    if (model.fov_uas > 0) j["images"]["fov_uas"] = model.fov_uas;
+    j["net"] = table_json(model.net);
+    j["sde"] = table_json(model.sde);
+    j["record"] = table_json(model.record);
+    return j;
+  }
+  j["kind"] = s.metadata.count("settings") && s.metadata.count("run_id")
+                  ? "scoreprior training checkpoint"
+                  : "safetensors";
   j["tensors"] = s.tensors.size();
   j["values"] = count;
   for (const auto& [k, v] : s.metadata) j["metadata"][k] = v;
+  for (const auto& [name, t] : s.tensors) {
+    std::ostringstream type;
+    type << t.dtype().name() << " " << to_string(Shape(t.sizes().begin(), t.sizes().end()));
+    j["names"][name] = type.str();
+  }
   return j;
+}
+
+// A record's loss curve as a few lines; the JSON has all of it.
+void shorten_curve(Json& record) {
+  if (!record.contains("curve_steps") || !record.contains("curve_loss")) return;
+  const Json steps = record["curve_steps"], losses = record["curve_loss"];
+  record.erase("curve_steps");
+  record.erase("curve_loss");
+  const size_t n = std::min(steps.size(), losses.size());
+  if (n == 0) return;
+  std::ostringstream text;
+  constexpr size_t kPoints = 8;
+  const size_t shown = std::min(kPoints, n);
+  for (size_t k = 0; k < shown; ++k) {
+    const size_t i = shown == 1 ? 0 : k * (n - 1) / (shown - 1);
+    text << (k ? ", " : "") << losses[i].get<double>() << " (step " << steps[i].get<int64_t>()
+         << ")";
+  }
+  const Json config = record.contains("config") ? record["config"] : Json();
+  record.erase("config");
+  record["curve"] = text.str();
+  if (!config.is_null()) record["config"] = config;  // the longest stays last
 }
 
 void print_plain(const Json& j, const std::string& indent, std::string& out) {
@@ -112,8 +192,13 @@ void print_plain(const Json& j, const std::string& indent, std::string& out) {
       print_plain(value, indent + "  ", out);
       continue;
     }
+    if (key == "doctor") {
+      for (const auto& remark : value) out += indent + "note: " + remark.get<std::string>() + "\n";
+      continue;
+    }
     std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-    for (size_t at = 0; (at = text.find('\n', at)) != std::string::npos; at += 1 + indent.size() + 4)
+    for (size_t at = 0; (at = text.find('\n', at)) != std::string::npos;
+         at += 1 + indent.size() + 4)
       text.replace(at, 1, "\n" + indent + "    ");
     out += indent + key + ": " + text + "\n";
   }
@@ -130,14 +215,18 @@ std::string describe_file(const fs::path& path, bool json) {
     j["kind"] = "run folder";
     j["run"] = Json::parse(io::read_text(path / "run.json"), nullptr, false);
     j["finished"] = fs::exists(path / "summary.json");
-    if (j["finished"]) j["summary"] = Json::parse(io::read_text(path / "summary.json"), nullptr, false);
+    if (j["finished"])
+      j["summary"] = Json::parse(io::read_text(path / "summary.json"), nullptr, false);
   } else {
     io::require_file(path, "file");
     std::string extension = path.extension().string();
     for (auto& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    if (extension == ".uvfits") j.update(describe_uvfits(path));
-    else if (extension == ".fits" || extension == ".fit") j.update(describe_fits(path));
-    else if (extension == ".safetensors") j.update(describe_safetensors(path));
+    if (extension == ".uvfits")
+      j.update(describe_uvfits(path));
+    else if (extension == ".fits" || extension == ".fit")
+      j.update(describe_fits(path));
+    else if (extension == ".safetensors")
+      j.update(describe_safetensors(path));
     else if (extension == ".npy") {
       j["kind"] = "NPY array";
       j.update(describe_array(io::read_npy(path)));
@@ -148,12 +237,25 @@ std::string describe_file(const fs::path& path, bool json) {
       const io::Raster r = io::read_png(path);
       j["kind"] = "PNG image";
       j["pixels"] = {r.height, r.width, r.channels};
-    } else {
+    } else if (!is_data_file(path)) {
       throw DataError(path.string() +
-                      ": unknown kind of file (known: .uvfits .fits .npy .npz .safetensors .png, run folders)");
+                      ": unknown kind of file (known: .uvfits .fits .npy .npz .safetensors .png "
+                      ".tif .h5 .mat .cfl "
+                      ".txt .idx *-ubyte .bin .tfrecord, run folders)");
+    }
+    if (is_data_file(path)) {
+      const DataFile d = read_data_file(path);
+      if (!j.contains("kind")) {
+        j["kind"] = d.kind;
+        for (const auto& [name, a] : d.arrays) j["arrays"][name] = describe_array(a);
+        for (const auto& [key, text] : d.texts) j["texts"][key] = text;
+      }
+      if (!j.contains("convention") && !d.convention.empty()) j["convention"] = d.convention;
+      for (const auto& remark : examine_data_file(d, path)) j["doctor"].push_back(remark);
     }
   }
   if (json) return j.dump(2) + "\n";
+  if (j.contains("record")) shorten_curve(j["record"]);
   std::string out;
   print_plain(j, "", out);
   return out;

@@ -47,7 +47,7 @@ Json moments(const at::Tensor& values) {
 
 // Numbers about one posterior, gathered once for summary.json and the page.
 struct PosteriorNumbers {
-  at::Tensor x;                         // finite draws, float64 [N,C,H,W], in the units of x
+  at::Tensor x;  // finite draws, float64 [N,C,H,W], in the units of x
   stats::PixelSummary pixels;
   ChiSquares chi2, chi2_mean;
   std::vector<stats::Ring> rings;
@@ -64,19 +64,21 @@ void measure_against_truth(const Measurement& data, PosteriorNumbers& n) {
   for (int k = 1; k <= 19; ++k) n.levels.push_back(0.05 * k);
   n.coverage = stats::coverage(n.x, truth, n.levels, mask);
   const auto draw_psnr = stats::psnr(n.x, truth, range);
-  n.metrics = {{"PSNR of the mean [dB]", stats::psnr(mean, truth, range).item<double>()},
-               {"PSNR of draws, mean [dB]", draw_psnr.mean().item<double>()},
-               {"PSNR of draws, sd [dB]", draw_psnr.std().item<double>()},
-               {"SSIM of the mean", stats::ssim(mean, truth, range).item<double>()},
-               {"NXCORR of the mean", stats::nxcorr(mean, truth).item<double>()},
-               {"NRMSE of the mean", stats::nrmse(mean, truth).item<double>()},
-               {"pixels of the truth in the central 50 %", stats::coverage(n.x, truth, {0.5}, mask)[0]},
-               {"pixels of the truth in the central 90 %", stats::coverage(n.x, truth, {0.9}, mask)[0]}};
+  n.metrics = {
+      {"PSNR of the mean [dB]", stats::psnr(mean, truth, range).item<double>()},
+      {"PSNR of draws, mean [dB]", draw_psnr.mean().item<double>()},
+      {"PSNR of draws, sd [dB]", draw_psnr.std().item<double>()},
+      {"SSIM of the mean", stats::ssim(mean, truth, range).item<double>()},
+      {"NXCORR of the mean", stats::nxcorr(mean, truth).item<double>()},
+      {"NRMSE of the mean", stats::nrmse(mean, truth).item<double>()},
+      {"pixels of the truth in the central 50 %", stats::coverage(n.x, truth, {0.5}, mask)[0]},
+      {"pixels of the truth in the central 90 %", stats::coverage(n.x, truth, {0.9}, mask)[0]}};
   const at::Tensor naive = data.likelihood->naive_image();
   if (naive.defined() && naive.sizes() == mean.sizes()) {
     const at::Tensor a = naive.to(at::kCPU, at::kDouble);
     n.metrics.emplace_back("NXCORR of the naive image", stats::nxcorr(a, truth).item<double>());
-    n.metrics.emplace_back("PSNR of the naive image [dB]", stats::psnr(a, truth, range).item<double>());
+    n.metrics.emplace_back("PSNR of the naive image [dB]",
+                           stats::psnr(a, truth, range).item<double>());
   }
 }
 
@@ -115,13 +117,14 @@ Json summary_json(const PosteriorNumbers& n, const Draws& draws, const Measureme
   j["draws"] = draws.x.size(0);
   j["non_finite_draws"] = draws.x.size(0) - n.x.size(0);
   for (const auto& [name, v] : n.chi2) j["chi2"][name] = moments(v);
-  for (const auto& [name, v] : n.chi2_mean) j["chi2"][name]["of_mean_image"] = number(v.item<double>());
+  for (const auto& [name, v] : n.chi2_mean)
+    j["chi2"][name]["of_mean_image"] = number(v.item<double>());
   for (const auto& [name, v] : n.metrics) j["metrics"][name] = number(v);
   if (!n.rings.empty())
     for (const double level : {0.68, 0.9})
       for (const auto& [name, i] : stats::ring_intervals(n.rings, level))
-        j["ring"][name][level < 0.8 ? "central_68" : "central_90"] = {number(i.low), number(i.median),
-                                                                      number(i.high)};
+        j["ring"][name][level < 0.8 ? "central_68" : "central_90"] = {
+            number(i.low), number(i.median), number(i.high)};
   if (n.truth_ring && n.truth_ring->found) {
     j["truth_ring"]["diameter_uas"] = n.truth_ring->diameter_uas;
     j["truth_ring"]["width_uas"] = n.truth_ring->width_uas;
@@ -147,7 +150,8 @@ void add_sky(const PosteriorNumbers& n, const Measurement& data, report::RunRepo
   r.fov_uas = data.sky->fov_uas;
   r.frequency_hz = data.observation.visibilities ? data.observation.visibilities->rf_hz : 0;
   const auto gather = [&](const char* name, const char* unit, double stats::Ring::*field) {
-    report::Quantity q{name, unit, at::full({static_cast<int64_t>(n.rings.size())}, NAN, at::kDouble), {}};
+    report::Quantity q{
+        name, unit, at::full({static_cast<int64_t>(n.rings.size())}, NAN, at::kDouble), {}};
     auto* out = q.draws.data_ptr<double>();
     for (size_t k = 0; k < n.rings.size(); ++k)
       if (n.rings[k].found) out[k] = n.rings[k].*field;
@@ -160,8 +164,8 @@ void add_sky(const PosteriorNumbers& n, const Measurement& data, report::RunRepo
   gather("central brightness", "", &stats::Ring::central_brightness);
 }
 
-report::RunReport build_report(const PosteriorNumbers& n, const Draws& draws, const Measurement& data,
-                               const RunFacts& facts) {
+report::RunReport build_report(const PosteriorNumbers& n, const Draws& draws,
+                               const Measurement& data, const RunFacts& facts) {
   const double scale = data.sky ? data.sky->jy_per_unit : 1.0;
   report::RunReport r;
   r.title = facts.title;
@@ -176,25 +180,32 @@ report::RunReport build_report(const PosteriorNumbers& n, const Draws& draws, co
   r.inference_known = true;
   r.draws = draws.x.size(0);
   r.invalid_draws = draws.x.size(0) - n.x.size(0);
-  if (const auto it = draws.summary.numbers.find("invalid_draws"); it != draws.summary.numbers.end())
+  if (const auto it = draws.summary.numbers.find("invalid_draws");
+      it != draws.summary.numbers.end())
     r.invalid_draws = std::max(r.invalid_draws, static_cast<int64_t>(it->second));
   if (data.sky) add_sky(n, data, r);
 
   r.images.push_back({"mean", n.pixels.mean * scale, "posterior mean", true, {}, ""});
   r.images.push_back({"std", n.pixels.std * scale, "posterior standard deviation", false, {}, ""});
-  if (data.truth.defined()) r.images.push_back({"truth", data.truth * scale, "what was observed", true, {}, ""});
+  if (data.truth.defined())
+    r.images.push_back({"truth", data.truth * scale, "what was observed", true, {}, ""});
   const at::Tensor naive = data.likelihood->naive_image();
   if (naive.defined())
-    r.images.push_back({data.sky ? "dirty image" : "naive", naive[0].to(at::kCPU, at::kDouble) * scale,
-                        data.sky ? "visibilities without inference" : "the data without inference", false, {}, ""});
+    r.images.push_back({data.sky ? "dirty image" : "naive",
+                        naive[0].to(at::kCPU, at::kDouble) * scale,
+                        data.sky ? "visibilities without inference" : "the data without inference",
+                        false,
+                        {},
+                        ""});
   const at::Tensor some = picked_rows(n.x, 16) * scale;
   r.samples = some;
 
   const at::Tensor fit_draws = picked_rows(n.x, kMostFitDraws).to(draws.x.scalar_type());
   at::NoGradGuard off;
-  const auto truth_chi2 = data.truth.defined()
-                              ? data.likelihood->chi2(data.truth.unsqueeze(0).to(draws.x.scalar_type()))
-                              : ChiSquares{};
+  const auto truth_chi2 =
+      data.truth.defined()
+          ? data.likelihood->chi2(data.truth.unsqueeze(0).to(draws.x.scalar_type()))
+          : ChiSquares{};
   for (size_t k = 0; k < n.chi2.size(); ++k) {
     report::ChiSquareResult c;
     c.product = n.chi2[k].first;
@@ -204,8 +215,16 @@ report::RunReport build_report(const PosteriorNumbers& n, const Draws& draws, co
     r.chi2.push_back(c);
   }
   for (const DataFit& f : data.likelihood->data_fits(fit_draws)) {
-    report::FitResult out{f.product, f.x_label, f.y_label, f.x.to(at::kDouble), f.data.to(at::kDouble),
-                          f.sigma.to(at::kDouble), f.model.to(at::kDouble), 0, false, false};
+    report::FitResult out{f.product,
+                          f.x_label,
+                          f.y_label,
+                          f.x.to(at::kDouble),
+                          f.data.to(at::kDouble),
+                          f.sigma.to(at::kDouble),
+                          f.model.to(at::kDouble),
+                          0,
+                          false,
+                          false};
     if (f.y_label.find("deg") != std::string::npos) out.period = 360;
     out.log_y = f.product == "amp";
     r.fits.push_back(out);
@@ -255,8 +274,8 @@ void write_draws_nc(const PosteriorNumbers& n, const Draws& draws, const Measure
                     const RunFacts& facts, const fs::path& path) {
   io::InferenceData nc;
   nc.attributes = {{"inference_library", "scoreprior"}, {"run_id", facts.run_id}};
-  nc.groups["posterior"].variables["x"] = {n.x.to(at::kFloat).unsqueeze(0),
-                                           {"chain", "draw", "channel", "row", "column"}, {}};
+  nc.groups["posterior"].variables["x"] = {
+      n.x.to(at::kFloat).unsqueeze(0), {"chain", "draw", "channel", "row", "column"}, {}};
   auto& sample_stats = nc.groups["sample_stats"].variables;
   if (draws.log_q.defined() && draws.log_q.size(0) == n.x.size(0))
     sample_stats["log_q"] = {draws.log_q.to(at::kDouble).unsqueeze(0), {"chain", "draw"}, {}};
@@ -264,9 +283,11 @@ void write_draws_nc(const PosteriorNumbers& n, const Draws& draws, const Measure
     sample_stats[name] = {v.to(at::kCPU, at::kDouble).unsqueeze(0), {"chain", "draw"}, {}};
   at::NoGradGuard off;
   const at::Tensor loglik = data.likelihood->log_prob(n.x.to(draws.x.scalar_type()), Rng(0));
-  nc.groups["log_likelihood"].variables["y"] = {loglik.to(at::kCPU, at::kDouble).unsqueeze(0), {"chain", "draw"}, {}};
+  nc.groups["log_likelihood"].variables["y"] = {
+      loglik.to(at::kCPU, at::kDouble).unsqueeze(0), {"chain", "draw"}, {}};
   if (data.observation.y.defined() && !data.observation.y.is_complex())
-    nc.groups["observed_data"].variables["y"] = {data.observation.y.flatten().to(at::kDouble), {"datum"}, {}};
+    nc.groups["observed_data"].variables["y"] = {
+        data.observation.y.flatten().to(at::kDouble), {"datum"}, {}};
   if (data.observation.visibilities) {
     const auto& rows = data.observation.visibilities->rows;
     const auto m = static_cast<int64_t>(rows.size());
@@ -305,7 +326,8 @@ RunFacts read_facts(const fs::path& folder, Summary& inference) {
   facts.seconds = j.value("seconds", 0.0);
   const auto& i = j["inference"];
   inference.message = i.value("message", "");
-  for (const Status s : {Status::kConverged, Status::kMaxSteps, Status::kInterrupted, Status::kDiverged})
+  for (const Status s :
+       {Status::kConverged, Status::kMaxSteps, Status::kInterrupted, Status::kDiverged})
     if (i.value("status", "") == to_string(s)) inference.status = s;
   if (i.contains("numbers"))
     for (const auto& [k, v] : i["numbers"].items())

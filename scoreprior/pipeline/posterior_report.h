@@ -15,9 +15,11 @@ struct RunFacts {
   std::string settings;  ///< the resolved configuration, TOML
 };
 
-/// Everything a finished run leaves in its folder besides the draws themselves: mean, std, truth and naive images
-/// (.npy, .png; .fits for the sky), draws.nc, report.html, and last of all summary.json, whose presence says that the
-/// run is finished. The last sentences of the verdict also go to the observer.
+/// Everything a finished run leaves in its folder besides the draws themselves: mean, std, truth
+/// and naive images
+/// (.npy, .png; .fits for the sky), draws.nc, report.html, and last of all summary.json, whose
+/// presence says that the run is finished. The last sentences of the verdict also go to the
+/// observer.
 void write_posterior(const Draws& draws, const Measurement& data, const RunFacts& facts,
                      const std::filesystem::path& folder, Observer& observer);
 

@@ -3,9 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <sstream>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/data/observation.h"
+#include "scoreprior/diffusion/model_file.h"
 #include "scoreprior/io/fits_image.h"
 #include "scoreprior/io/npy.h"
 #include "scoreprior/likelihood/interferometry.h"
@@ -14,19 +16,11 @@
 namespace scoreprior {
 namespace {
 
-struct ImageOptions {
-  int64_t size = 0;
-  int64_t channels = 1;
-  template <class F>
-  void fields(F&& f) {
-    f("size", size, "side of the image [pixels], 0 = that of the prior's model");
-    f("channels", channels, "image channels");
-  }
-};
-
 // Whether the images are brightness on the sky, as far as the configuration says.
 bool observes_sky(const Config& config) {
-  const auto ends = [](const std::string& name) { return std::filesystem::path(name).extension() == ".uvfits"; };
+  const auto ends = [](const std::string& name) {
+    return std::filesystem::path(name).extension() == ".uvfits";
+  };
   const Config data = config.table("data"), likelihood = config.table("likelihood");
   if (likelihood.is_string("name")) return likelihood.get<std::string>("name") == "interferometry";
   if (data.is_string("file")) return ends(data.get<std::string>("file"));
@@ -40,7 +34,8 @@ at::Tensor load_truth(const std::filesystem::path& path, const Shape& shape,
   if (path.extension() == ".fits" || path.extension() == ".fit") {
     if (!sky) throw DataError(path.string() + ": a FITS truth needs an interferometric likelihood");
     const io::SkyImage image = io::read_fits_image(path);
-    const double fov = image.pixel_size_rad / kRadPerUas * static_cast<double>(image.pixels.size(1));
+    const double fov =
+        image.pixel_size_rad / kRadPerUas * static_cast<double>(image.pixels.size(1));
     if (std::abs(fov / sky->fov_uas - 1) > 1e-3)
       throw DataError(path.string() + ": a field of " + std::to_string(fov) + " uas, expected " +
                       std::to_string(sky->fov_uas));
@@ -57,6 +52,26 @@ at::Tensor load_truth(const std::filesystem::path& path, const Shape& shape,
   if (!at::isfinite(truth).all().item<bool>())
     throw DataError(path.string() + ": the truth has pixels that are not finite");
   return truth;
+}
+
+// A prior learned pixels of one size on the sky: with others, every ring it draws has another size.
+void check_prior_field(const Config& prior, const Config& likelihood, double fov_uas) {
+  for (const auto& key : prior.keys()) {
+    if (!prior.is_table(key)) continue;
+    const Config table = prior.table(key);
+    check_prior_field(table, likelihood, fov_uas);
+    if (key != "score" || !table.is_string("weights")) continue;
+    const auto file = table.get<std::filesystem::path>("weights");
+    if (!std::filesystem::exists(file)) continue;  // a report is rebuilt without the model
+    const double trained = read_model_file(file).fov_uas;
+    if (trained > 0 && std::abs(fov_uas / trained - 1) > 1e-3) {
+      std::ostringstream message;
+      message << "the images are " << fov_uas << " uas wide, those " << file.filename().string()
+              << " was trained on " << trained << "; set [likelihood] fov_uas = " << trained
+              << ", or train a model with [data] fov_uas = " << fov_uas;
+      likelihood.fail("fov_uas", message.str());
+    }
+  }
 }
 
 }  // namespace
@@ -92,9 +107,13 @@ Measurement load_measurement(const Config& config, const Shape& shape, const Ses
   if (auto* radio = dynamic_cast<const InterferometryLikelihood*>(m.likelihood.get()))
     m.sky = Sky{radio->grid().pixel_rad / kRadPerUas * static_cast<double>(radio->grid().width),
                 radio->flux_scale()};
-  const auto truth = data.get<std::filesystem::path>("truth", {}, "true image of simulated data (.npy, .fits)");
-  if (!truth.empty()) m.truth = load_truth(truth, shape, m.sky);
-  else if (m.observation.truth.defined()) m.truth = m.observation.truth.to(at::kDouble);
+  if (m.sky) check_prior_field(config.table("prior"), config.table("likelihood"), m.sky->fov_uas);
+  const auto truth =
+      data.get<std::filesystem::path>("truth", {}, "true image of simulated data (.npy, .fits)");
+  if (!truth.empty())
+    m.truth = load_truth(truth, shape, m.sky);
+  else if (m.observation.truth.defined())
+    m.truth = m.observation.truth.to(at::kDouble);
   return m;
 }
 

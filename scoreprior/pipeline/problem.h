@@ -10,6 +10,17 @@
 
 namespace scoreprior {
 
+/// [image], for priors that fit images of any size.
+struct ImageOptions {
+  int64_t size = 0;
+  int64_t channels = 1;
+  template <class F>
+  void fields(F&& f) {
+    f("size", size, "side of the image [pixels], 0 = that of the prior's model");
+    f("channels", channels, "image channels");
+  }
+};
+
 /// How pixel values of a sky image become Jy/pixel, and how large the sky is.
 struct Sky {
   double fov_uas = 0;
@@ -20,14 +31,15 @@ struct Sky {
 struct Measurement {
   Observation observation;
   std::unique_ptr<Likelihood> likelihood;
-  at::Tensor truth;         ///< [C,H,W] in the units of x, if [data] names one
-  std::optional<Sky> sky;   ///< interferometry
+  at::Tensor truth;        ///< [C,H,W] in the units of x, if [data] names one
+  std::optional<Sky> sky;  ///< interferometry
 };
 
 /// The prior from [prior]; its image shape is that of its model, else [image] size and channels.
 std::unique_ptr<LogDensity> load_prior(const Config& config, const Session& session);
 
-/// `shape` {C,H,W} is the prior's. Throws DataError when data and images do not fit.
+/// `shape` {C,H,W} is the prior's. Throws DataError when data and images do not fit, ConfigError
+/// when the field of view is not the one the prior's model file was trained on.
 Measurement load_measurement(const Config& config, const Shape& shape, const Session& session);
 
 }  // namespace scoreprior

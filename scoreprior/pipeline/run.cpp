@@ -31,8 +31,10 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   const auto title = config.get<std::string>("title", "Posterior inference", "title of the report");
   const auto prior = load_prior(config, session);
   const Measurement data = load_measurement(config, prior->event_shape(), session);
-  const auto method =
-      inferences().make(config.table("infer"), "dpi", InferenceContext{session.dtype, session.device});
+  const auto method = inferences().make(config.table("infer"), "dpi",
+                                        InferenceContext{session.dtype, session.device});
+  for (const char* only_simulate : {"truth", "observe"})
+    if (config.is_table(only_simulate)) config.table(only_simulate).mark_used();
   config.require_all_used();
 
   RunFolder folder(request.folder, config);
@@ -43,13 +45,15 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   }
   const Draws draws = method->run({*prior, *data.likelihood}, rng.split("infer"), observer, folder);
   if (draws.summary.status == Status::kInterrupted) {
-    observer.note("stopped; the same command goes on from the checkpoint in " + folder.path().string());
+    observer.note("stopped; the same command goes on from the checkpoint in " +
+                  folder.path().string());
     return {Status::kInterrupted, {}};
   }
   io::write_npz(folder.file("history.npz"), history_arrays(draws));
   io::write_npy(folder.file("draws.npy"), draws.x);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  const RunFacts facts{title, request.command_line, folder.run_id(), seconds.count(), config.to_toml()};
+  const RunFacts facts{title, request.command_line, folder.run_id(), seconds.count(),
+                       config.to_toml()};
   write_posterior(draws, data, facts, folder.path(), observer);
   observer.note("report: " + folder.file("report.html").string());
   return {draws.summary.status, folder.file("report.html")};
@@ -61,13 +65,17 @@ void rebuild_report(const std::filesystem::path& path, Observer& observer) {
   const Config config = io::read_toml(path / "config.toml");
   Draws draws;
   draws.x = io::read_npy(path / "draws.npy");
-  if (draws.x.dim() != 4) throw DataError((path / "draws.npy").string() + ": expected draws [N,C,H,W]");
+  if (draws.x.dim() != 4)
+    throw DataError((path / "draws.npy").string() + ": expected draws [N,C,H,W]");
   for (auto& [name, a] : io::read_npz(path / "history.npz")) {
-    if (name == "log_q") draws.log_q = a;
-    else draws.history[name] = a;
+    if (name == "log_q")
+      draws.log_q = a;
+    else
+      draws.history[name] = a;
   }
   Session session = make_session("cpu", "");
-  const Measurement data = load_measurement(config, {draws.x.size(1), draws.x.size(2), draws.x.size(3)}, session);
+  const Measurement data =
+      load_measurement(config, {draws.x.size(1), draws.x.size(2), draws.x.size(3)}, session);
   RunFacts facts = read_facts(path, draws.summary);
   facts.title = config.get<std::string>("title", "Posterior inference");
   facts.settings = config.to_toml();

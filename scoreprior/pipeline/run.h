@@ -18,8 +18,8 @@ struct RunOutcome {
   std::filesystem::path report;
 };
 
-/// configuration -> observation -> prior, likelihood -> draws -> summary -> report. Resumes from the folder's last
-/// checkpoint; an interrupted run returns kInterrupted and loses nothing.
+/// configuration -> observation -> prior, likelihood -> draws -> summary -> report. Resumes from
+/// the folder's last checkpoint; an interrupted run returns kInterrupted and loses nothing.
 RunOutcome run(const Config& config, const RunRequest& request, Observer& observer);
 
 /// report.html again from the draws and settings of a finished run folder.

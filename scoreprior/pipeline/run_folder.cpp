@@ -51,7 +51,8 @@ RunFolder::RunFolder(std::filesystem::path folder, const Config& config)
   const auto now = std::chrono::system_clock::now().time_since_epoch().count();
   run_id_ = fnv1a_hex(config_hash_ + std::to_string(now));
   io::write_text(file("config.toml"), config.to_toml());
-  io::write_text(identity, nlohmann::json{{"run_id", run_id_}, {"config_hash", config_hash_}}.dump(2));
+  io::write_text(identity,
+                 nlohmann::json{{"run_id", run_id_}, {"config_hash", config_hash_}}.dump(2));
 }
 
 bool RunFolder::finished() const { return std::filesystem::exists(file("summary.json")); }

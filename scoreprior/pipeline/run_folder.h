@@ -7,12 +7,14 @@
 
 namespace scoreprior {
 
-/// The folder of one run. Its `run.json` carries the run id and the hash of the configuration; a folder that belongs to
-/// another configuration is refused, so results of different settings never mix.
+/// The folder of one run. Its `run.json` carries the run id and the hash of the configuration; a
+/// folder that belongs to another configuration is refused, so results of different settings never
+/// mix.
 class RunFolder final : public StateStore {
  public:
-  /// Opens or creates. `config` must be resolved (all components made). Throws CannotCreateError when the folder cannot
-  /// be written or belongs to another configuration; the sentence says how to go on.
+  /// Opens or creates. `config` must be resolved (all components made). Throws CannotCreateError
+  /// when the folder cannot be written or belongs to another configuration; the sentence says how
+  /// to go on.
   RunFolder(std::filesystem::path folder, const Config& config);
 
   const std::filesystem::path& path() const { return folder_; }
@@ -29,7 +31,8 @@ class RunFolder final : public StateStore {
   std::string run_id_, config_hash_;
 };
 
-/// Hash of everything that decides a result: the resolved settings without [run] (threads, device, folders).
+/// Hash of everything that decides a result: the resolved settings without [run] (threads, device,
+/// folders).
 std::string config_hash(const Config& config);
 
 }  // namespace scoreprior

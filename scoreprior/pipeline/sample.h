@@ -14,7 +14,8 @@ struct SampleRequest {
   SamplerOptions sampler;
 };
 
-/// Draws from a model: folder/samples.npy [n,C,H,W] in the model's own range and folder/samples.png.
+/// Draws from a model: folder/samples.npy [n,C,H,W] in the model's own range and
+/// folder/samples.png.
 void sample(const SampleRequest& request, const Session& session, Observer& observer);
 
 }  // namespace scoreprior

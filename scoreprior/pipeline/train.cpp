@@ -5,10 +5,12 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <exception>
 #include <memory>
@@ -32,6 +34,7 @@
 #include "scoreprior/nets/score_net.h"
 #include "scoreprior/pipeline/session.h"
 #include "scoreprior/report/metrics_log.h"
+#include "scoreprior/report/run_report.h"
 #include "scoreprior/report/tensorboard.h"
 
 namespace scoreprior {
@@ -221,7 +224,6 @@ std::string settings_difference(const std::string& there, const std::string& her
   return old_line + " there, " + new_line + " here";
 }
 
-
 // n images as one picture, dark lines between them, small ones enlarged.
 io::Raster sample_grid(const at::Tensor& images, bool centered) {
   at::Tensor x = images.to(at::kCPU, at::kFloat);
@@ -319,6 +321,7 @@ class Training {
   void draw_samples();
   void save_checkpoint();
   void save_model();
+  void write_page(const std::string& verdict, report::Level level) const;
   fs::path checkpoint_path() const { return folder_ / "checkpoint.safetensors"; }
   Summary summary(Status status, const std::string& message) const;
   double total_seconds() const { return counters_.seconds + seconds_since(started_); }
@@ -509,6 +512,7 @@ void Training::save_model() {
   m.sde = sde_table_;
   m.image_shape = model_->event_shape();
   m.range = model_->range();
+  m.fov_uas = config_.table("data").maybe<double>("fov_uas").value_or(0);
   const auto put = [&](const char* key, decltype(ConfigNode::value) value) {
     m.record.set(key, record_node(value));
   };
@@ -653,6 +657,85 @@ void Training::draw_samples() {
                  (folder_ / "samples" / (std::string(name) + ".png")).string());
 }
 
+// report.html of the state the checkpoint holds; the grids are those on disk, so that a resumed
+// training shows the ones before it too.
+void Training::write_page(const std::string& verdict, report::Level level) const {
+  report::TrainReport r;
+  r.subtitle = train_data_->describe();
+  r.statements.push_back({level, verdict});
+  if (counters_.skipped > 0)
+    r.statements.push_back({report::Level::kWarning,
+                            std::to_string(counters_.skipped) +
+                                " steps had a non-finite loss or gradient and were left out."});
+
+  const auto line = [](const std::string& name, const auto& curve) {
+    at::Tensor x = at::empty({static_cast<int64_t>(curve.size())}, at::kDouble), y = x.clone();
+    for (size_t i = 0; i < curve.size(); ++i) {
+      x.data_ptr<double>()[i] = curve[i].first;
+      y.data_ptr<double>()[i] = curve[i].second;
+    }
+    report::Curve c;
+    c.title = name;
+    c.y_label = "Loss per image";
+    c.x = x;
+    c.lines = {{name, y}};
+    c.log_y = curve.size() > 0 && y.min().item<double>() > 0;
+    return c;
+  };
+  if (curve_.size() > 1) r.histories.push_back(line("Training loss", curve_));
+  if (validation_curve_.size() > 1)
+    r.histories.push_back(line("Validation loss of the averaged weights", validation_curve_));
+
+  std::vector<std::pair<int64_t, fs::path>> grids;
+  if (fs::is_directory(folder_ / "samples"))
+    for (const auto& entry : fs::directory_iterator(folder_ / "samples")) {
+      const std::string stem = entry.path().stem().string();
+      if (entry.path().extension() != ".npy" || stem.rfind("step_", 0) != 0) continue;
+      const int64_t step = std::atoll(stem.c_str() + 5);
+      if (step <= counters_.step) grids.emplace_back(step, entry.path());  // later ones are undone
+    }
+  std::sort(grids.begin(), grids.end());
+  constexpr size_t kGrids = 6;  // evenly over the training, the last one always
+  const size_t shown = std::min(kGrids, grids.size());
+  for (size_t k = 0; k < shown; ++k) {
+    const auto& [step, file] =
+        grids[shown == 1 ? grids.size() - 1 : k * (grids.size() - 1) / (shown - 1)];
+    r.samples.emplace_back("step " + std::to_string(step), io::read_npy(file));
+  }
+  // The scale of real images, one for all grids: a sky fills little of the range.
+  r.scale = {model_->range() == "centered" ? -1.0 : 0.0,
+             validation_images_.defined() ? validation_images_.max().item<double>() : 1.0};
+  if (config_.table("data").maybe<double>("fov_uas").value_or(0) > 0)
+    r.colormap = report::Colormap::kAfmhot;
+
+  const auto number = [](double v) {
+    std::ostringstream s;
+    s << v;
+    return s.str();
+  };
+  const double images = static_cast<double>(counters_.step * options_.batch),
+               seconds = std::max(total_seconds(), 1e-9);
+  report::Table t;
+  t.title = "Training";
+  t.columns = {"Quantity", "Value"};
+  t.rows = {{"steps", std::to_string(counters_.step) + " of " + std::to_string(options_.steps)},
+            {"images", std::to_string(counters_.step * options_.batch)},
+            {"time [s]", number(seconds)},
+            {"images per second", number(images / seconds)},
+            {"loss", number(counters_.last_loss)},
+            {"validation loss", number(counters_.last_validation)},
+            {"time waiting for data", number(100 * counters_.waited / seconds) + " %"}};
+  r.tables.push_back(t);
+  r.facts = {{"run", run_id_},
+             {"seed", std::to_string(seed_)},
+             {"network", net_table_.get<std::string>("name", "ncsnpp") + ", " +
+                             std::to_string(adam_->size()) + " parameters, images " +
+                             to_string(model_->event_shape()) + ", " + model_->range() + " pixels"},
+             {"process", model_->sde().name()}};
+  r.settings = config_.to_toml();
+  report::write_train_report(r, folder_);
+}
+
 Summary Training::summary(Status status, const std::string& message) const {
   const double images = static_cast<double>(counters_.step * options_.batch);
   Summary s;
@@ -694,6 +777,8 @@ Summary Training::run() {
                    std::to_string(total));
   if (first_step_ >= total) {
     save_model();
+    started_ = Clock::now();
+    write_page("Trained for " + std::to_string(first_step_) + " steps.", report::Level::kGood);
     return summary(Status::kConverged,
                    "already trained for " + std::to_string(first_step_) + " steps");
   }
@@ -722,6 +807,13 @@ Summary Training::run() {
       if (due(options_.validate_every)) validate();
       if (due(options_.sample_every) && !bad) draw_samples();
       if (last || done % options_.checkpoint_every == 0) save_checkpoint();
+      if (!last && (due(options_.validate_every) || due(options_.sample_every))) {
+        const auto pause = Clock::now();
+        write_page("Step " + std::to_string(done) + " of " + std::to_string(total) +
+                       "; the training goes on.",
+                   report::Level::kNeutral);
+        window_start_ += Clock::now() - pause;
+      }
       Metrics shown = {{"loss", last_step_loss_}, {"images/s", speed}};
       if (std::isfinite(counters_.last_validation))
         shown.emplace_back("valid", counters_.last_validation);
@@ -744,6 +836,11 @@ Summary Training::run() {
     }
   }
   observer_.end();
+  std::string verdict = message + ".";
+  verdict[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(verdict[0])));
+  write_page(verdict, status == Status::kConverged  ? report::Level::kGood
+                      : status == Status::kDiverged ? report::Level::kBad
+                                                    : report::Level::kNeutral);
   Summary s = summary(status, message);
   std::ostringstream told;
   told << message << "; loss " << counters_.last_loss << ", validation "

@@ -44,6 +44,7 @@ struct TrainingOptions {
 ///                           every checkpoint)
 ///   checkpoint.safetensors  state to resume from
 ///   metrics.jsonl, tensorboard/, samples/step_*.npy and .png, config.toml
+///   report.html             curves, samples and settings, refreshed at every validation
 ///
 /// Tables: [data] (a dataset), [model] or [model.net] (a network; image_size, channels and centered
 /// follow the data), [sde] or [model.sde], [training], [sampling] (SamplerOptions), [run]; `seed`.

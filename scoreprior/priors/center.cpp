@@ -31,9 +31,9 @@ class CenterPenalty final : public Penalty, public ResidualJacobian {
   at::Tensor slopes(const at::Tensor& x) const override {
     const auto [row, column, total] = offsets(x);
     const at::Tensor scale = std::sqrt(weight_) / total, none = at::zeros_like(scale);
-    return at::stack({at::stack({-row * scale, scale, none}, 1),
-                      at::stack({-column * scale, none, scale}, 1)},
-                     1);
+    return at::stack(
+        {at::stack({-row * scale, scale, none}, 1), at::stack({-column * scale, none, scale}, 1)},
+        1);
   }
 
  private:

@@ -17,7 +17,8 @@ struct PriorContext {
   /// Reads the array of a file; programs pass io::read_npy. Needed by priors whose table names
   /// array files.
   std::function<at::Tensor(const std::filesystem::path&)> read_array = {};
-  /// Range of the problem's pixels, "unit" or "centered", which a score model must share; empty = any.
+  /// Range of the problem's pixels, "unit" or "centered", which a score model must share; empty =
+  /// any.
   std::string range = {};
 };
 

@@ -70,7 +70,8 @@ std::unique_ptr<LogDensity> make_score_elbo(const Config& config, const PriorCon
   if (!context.image_shape.empty() && context.image_shape != model->event_shape())
     config.fail("score", "the score model is for images " + to_string(model->event_shape()) +
                              ", the problem has " + to_string(context.image_shape));
-  check_model_images("the score model", model->event_shape(), model->range(), model->event_shape(), context.range);
+  check_model_images("the score model", model->event_shape(), model->range(), model->event_shape(),
+                     context.range);
   return std::make_unique<ScoreElbo>(std::move(model), o);
 }
 

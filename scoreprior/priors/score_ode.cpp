@@ -1,13 +1,17 @@
 /** score_ode: a score model as prior through the probability-flow ODE [Song21, Feng23], see
- * diffusion/probability_flow.h. log_prob is weight times the density at t0, exact up to the
- * solver's tolerance (trace = exact) or unbiased in the trace (trace = hutchinson, probes from the
- * rng that is passed). An image whose solver does not arrive has log p = NaN. [prior.score] names
- * the model. Cost: some 100 evaluations of the network and its vector-Jacobian product for a value,
- * two to three times as much with the gradient. */
+ * diffusion/probability_flow.h and docs/logp.md. log_prob is weight times the density at t0 of x,
+ * in nats, over the model's own real pixels (no dequantisation, no change of data range): exact up
+ * to the solver's error (trace = exact) or unbiased in the trace (hutchinson; probes from
+ * the rng that is passed). An image whose solver does not arrive, or that is not finite, has log p
+ * = NaN. The gradient is the one of the computed number (adjoint = checkpoint, direct) or the
+ * adjoint ODE's (backsolve). [prior.score] names the model. Cost: right-hand sides x (one network
+ * forward + n_probes vector-Jacobian products) for a value; the gradient goes through each once
+ * more with the derivative of these products. A batch beyond max_batch, or beyond memory, is
+ * split. */
 #include <ATen/ATen.h>
 
-#include "scoreprior/diffusion/probability_flow.h"
 #include "scoreprior/diffusion/model_file.h"
+#include "scoreprior/diffusion/probability_flow.h"
 #include "scoreprior/priors/penalty.h"
 
 namespace scoreprior {
@@ -70,7 +74,8 @@ std::unique_ptr<LogDensity> make_score_ode(const Config& config, const PriorCont
   if (!context.image_shape.empty() && context.image_shape != model->event_shape())
     config.fail("score", "the score model is for images " + to_string(model->event_shape()) +
                              ", the problem has " + to_string(context.image_shape));
-  check_model_images("the score model", model->event_shape(), model->range(), model->event_shape(), context.range);
+  check_model_images("the score model", model->event_shape(), model->range(), model->event_shape(),
+                     context.range);
   return std::make_unique<ScoreOde>(std::move(model), o);
 }
 

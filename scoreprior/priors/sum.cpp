@@ -74,8 +74,7 @@ class SumPrior : public LogDensity {
 /// A sum with one diffusion model: the others are its rest().
 class DenoisingSum final : public SumPrior, public DenoisingPrior {
  public:
-  DenoisingSum(std::vector<Term> terms, size_t denoiser)
-      : SumPrior(std::move(terms)) {
+  DenoisingSum(std::vector<Term> terms, size_t denoiser) : SumPrior(std::move(terms)) {
     bool jacobian = true;
     for (size_t i = 0; i < all().size(); ++i)
       if (i != denoiser)

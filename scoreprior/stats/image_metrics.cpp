@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <iomanip>
+#include <sstream>
 #include <utility>
 
 #include "scoreprior/core/errors.h"
@@ -105,6 +108,42 @@ at::Tensor blurred_psnr(const at::Tensor& x, const at::Tensor& truth, double fwh
                         double range) {
   return psnr(gaussian_blur(x.to(at::kDouble), fwhm_pixels),
               gaussian_blur(truth.to(at::kDouble), fwhm_pixels), range);
+}
+
+std::vector<DrawMetric> draw_metrics(const at::Tensor& draws, const at::Tensor& truth,
+                                     const DrawMetricOptions& o) {
+  SP_CHECK(draws.dim() == 4 && draws.size(0) > 0 && truth.dim() == 3, "draw_metrics",
+           "expected draws [K,C,H,W] and truth [C,H,W], got ", draws.sizes(), " and ",
+           truth.sizes());
+  const at::Tensor x = draws.detach().to(at::kDouble), y = truth.detach().to(x.options());
+  const at::Tensor mean = x.mean(0, true);
+  std::vector<DrawMetric> out;
+  const auto add = [&](std::string name, const std::function<at::Tensor(const at::Tensor&)>& f) {
+    DrawMetric m{std::move(name), f(mean).item<double>()};
+    m.per_draw = f(x).to(at::kCPU);
+    m.draw_mean = m.per_draw.mean().item<double>();
+    m.draw_sd = x.size(0) > 1 ? m.per_draw.std().item<double>() : 0;
+    out.push_back(std::move(m));
+  };
+  add("PSNR [dB]", [&](const at::Tensor& a) { return psnr(a, y, o.range); });
+  add("SSIM", [&](const at::Tensor& a) { return ssim(a, y, o.range); });
+  add(o.any_shift ? "NXCORR over shifts" : "NXCORR",
+      [&](const at::Tensor& a) { return nxcorr(a, y, o.any_shift); });
+  add("NRMSE", [&](const at::Tensor& a) { return nrmse(a, y); });
+  if (o.beam_fwhm_pixels > 0) {
+    std::ostringstream name;
+    name << "PSNR with a beam of " << o.beam_fwhm_pixels << " pixels FWHM [dB]";
+    add(name.str(),
+        [&](const at::Tensor& a) { return blurred_psnr(a, y, o.beam_fwhm_pixels, o.range); });
+  }
+  return out;
+}
+
+std::string to_string(const DrawMetric& m, int digits) {
+  std::ostringstream s;
+  s << std::fixed << std::setprecision(digits) << m.of_mean << " (draws " << m.draw_mean << " +- "
+    << m.draw_sd << ")";
+  return s.str();
 }
 
 }  // namespace scoreprior::stats

@@ -4,6 +4,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace scoreprior::stats {
 
@@ -29,5 +31,29 @@ at::Tensor gaussian_blur(const at::Tensor& x, double fwhm_pixels);
 /// PSNR after both images were seen with the beam.
 at::Tensor blurred_psnr(const at::Tensor& x, const at::Tensor& truth, double fwhm_pixels,
                         double range = 1);
+
+/// One distance to the truth: of the mean of the draws, and of each draw. The mean of the draws is
+/// the better image by every squared error; a draw shows what the posterior holds possible.
+struct DrawMetric {
+  std::string name;          ///< with unit, and beam where there is one
+  double of_mean = 0;        ///< of the mean of the draws
+  double draw_mean = 0;      ///< mean over draws
+  double draw_sd = 0;        ///< standard deviation over draws (n - 1); 0 for a single draw
+  at::Tensor per_draw = {};  ///< [K] float64
+};
+
+struct DrawMetricOptions {
+  double range = 1;             ///< of the pixel values, for PSNR and SSIM
+  double beam_fwhm_pixels = 0;  ///< > 0: blurred PSNR as well, with this circular Gaussian beam
+  bool any_shift = false;       ///< NXCORR over whole-pixel shifts, where position is not measured
+};
+
+/// PSNR, SSIM, NXCORR, NRMSE and, with a beam, blurred PSNR of draws [K,C,H,W] against truth
+/// [C,H,W]. Every draw counts: nothing here picks the best one.
+std::vector<DrawMetric> draw_metrics(const at::Tensor& draws, const at::Tensor& truth,
+                                     const DrawMetricOptions& options = {});
+
+/// "23.1 (draws 21.4 +- 0.6)" with `digits` decimals.
+std::string to_string(const DrawMetric& metric, int digits = 2);
 
 }  // namespace scoreprior::stats

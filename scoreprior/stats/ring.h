@@ -45,9 +45,9 @@ struct Ring {
   double central_brightness = 0;
   double east_uas = 0, north_uas = 0;  ///< the centre, from the middle of the image
   /// Whether the image is a ring at all: three quarters of the rays peak between the smallest and
-  /// the largest radius (not a filled disc or a blank), the peaks' radii scatter by at most a quarter
-  /// of their mean (not scattered spots), and along the ridge the faintest 30 degrees reach a
-  /// twentieth of the brightest (not one arc).
+  /// the largest radius (not a filled disc or a blank), the peaks' radii scatter by at most a
+  /// quarter of their mean (not scattered spots), and along the ridge the faintest 30 degrees reach
+  /// a twentieth of the brightest (not one arc).
   bool found = false;
 };
 

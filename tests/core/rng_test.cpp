@@ -30,8 +30,9 @@ TEST(Rng, Float32IsRoundedFloat64) {
   EXPECT_TRUE(at::equal(rng.normal({4, 9}), rng.normal({4, 9}, at::kDouble).to(at::kFloat)));
 }
 
-// Known answers of Philox4x32-10 (Random123 kat_vectors) reach us only through the key schedule of Rng, so the
-// generator is tested by moments: each bound is 5 standard errors of the statistic under the null.
+// Known answers of Philox4x32-10 (Random123 kat_vectors) reach us only through the key schedule of
+// Rng, so the generator is tested by moments: each bound is 5 standard errors of the statistic
+// under the null.
 TEST(Rng, MomentsOverSeeds) {
   const int64_t n = 1 << 18;
   for (uint64_t seed = 0; seed < 5; ++seed) {

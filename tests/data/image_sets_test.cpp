@@ -76,6 +76,23 @@ TEST_F(ImageSets, FolderOfPictures) {
   EXPECT_EQ(seen.size(), 40u);
 }
 
+// Whichever split the one file falls into, the broken file is named rather than an empty split.
+TEST_F(ImageSets, OnlyFileBroken) {
+  fs::create_directories(folder_ / "one");
+  std::ofstream(folder_ / "one" / "only.png") << "\x89PNG\r\n\x1a\n but no more";
+  for (const char* split : {"train", "valid", "test"}) {
+    const std::string said =
+        message([&] { make("image_folder", "one", split)->batch({0}, Rng(0)); });
+    EXPECT_NE(said.find("only.png"), std::string::npos) << split << ": " << said;
+  }
+  png("one/only.png", 7);
+  EXPECT_NE(message([&] {
+              for (const char* split : {"train", "valid", "test"})
+                make("image_folder", "one", split);
+            }).find("split is empty"),
+            std::string::npos);
+}
+
 TEST_F(ImageSets, SubfoldersAreTheSplits) {
   png("train/a.png", 10);
   png("train/b.png", 20);

@@ -45,8 +45,7 @@ TEST(DenoisingDraw, GaussianConditional) {
   for (const char* process : kProcesses)
     for (const double sigma : {0.2, 1.0}) {
       const DiagonalScore model(process, mean, variance);
-      const at::Tensor x =
-          draw_denoised(model, y.expand({n, 3}), sigma, 1e-3, 40, Rng(7));
+      const at::Tensor x = draw_denoised(model, y.expand({n, 3}), sigma, 1e-3, 40, Rng(7));
       const double s2 = sigma * sigma;
       const at::Tensor m = (mean * s2 + variance * y) / (variance + s2);
       const at::Tensor v = variance * s2 / (variance + s2);
@@ -78,8 +77,7 @@ TEST(DenoisingDraw, BiasFallsWithTheSteps) {
 }
 
 TEST(DenoisingDraw, RowsAreIndependentAndCallsAreCounted) {
-  const DiagonalScore model(kProcesses[0], at::zeros({2}, at::kDouble),
-                            at::ones({2}, at::kDouble));
+  const DiagonalScore model(kProcesses[0], at::zeros({2}, at::kDouble), at::ones({2}, at::kDouble));
   const at::Tensor noisy = Rng(1).normal({6, 2}, at::kDouble);
   const at::Tensor whole = draw_denoised(model, noisy, 0.5, 1e-3, 4, Rng(9));
   model.calls = 0;

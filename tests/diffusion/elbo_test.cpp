@@ -300,8 +300,9 @@ TEST(Elbo, DefaultDesignLowersTheGradientNoiseOfANetwork) {
   const auto model = golden_network(g, at::kFloat);
   const at::Tensor centre = g.array("x", at::kFloat).slice(0, 0, 1);
   EXPECT_GT(gradient_gain(*model, centre, 1, 8, 60), 1.5);
-  // One time per image: 1.2 was measured. The noise of this small, roughly trained network is in z, not in t, and
-  // antithetic pairs lie on different images; what is asked is that the design never costs.
+  // One time per image: 1.2 was measured. The noise of this small, roughly trained network is in z,
+  // not in t, and antithetic pairs lie on different images; what is asked is that the design never
+  // costs.
   EXPECT_GT(gradient_gain(*model, centre, 16, 1, 60), 1);
 }
 

@@ -27,7 +27,9 @@ class GaussianDenoiser final : public LogDensity, public DenoisingPrior {
     const at::Tensor y = noisy.flatten(1).to(at::kDouble);
     const at::Tensor m = (precision_.matmul(mean_) + y / (sigma * sigma)).matmul(c);
     const at::Tensor n = rng.normal({y.size(0), y.size(1)}, at::kDouble);
-    return (m + n.matmul(at::linalg_cholesky(c).t())).reshape(noisy.sizes()).to(noisy.scalar_type());
+    return (m + n.matmul(at::linalg_cholesky(c).t()))
+        .reshape(noisy.sizes())
+        .to(noisy.scalar_type());
   }
 
  private:
@@ -96,7 +98,7 @@ struct Problem {
 };
 
 constexpr const char* kSmall =
-    "n_draws = 4000\nbatch = 4000\nrho_start = 1.0\nrho_end = 0.04\nanneal = 60\nhold = 10\n"
+    "n_draws = 2000\nbatch = 2000\nrho_start = 1.0\nrho_end = 0.04\nanneal = 60\nhold = 10\n"
     "data_start = 0.1\ndata_full = 0.2\n";
 
 // Independent chains, so the mean of N draws has standard error sqrt(C_ii / N) and an entry of the
@@ -112,8 +114,9 @@ TEST(SplitGibbs, GaussianPosterior) {
       const Target target{prior, metric ? static_cast<const LogDensity&>(open) : closed};
       MemoryStore store;
       StoppingObserver observer;
-      const Draws draws = split_gibbs(std::string(kSmall) + (metric ? "leapfrog = 5\n" : "leapfrog = 12\n"))
-                              ->run(target, Rng(seed), observer, store);
+      const Draws draws =
+          split_gibbs(std::string(kSmall) + (metric ? "leapfrog = 5\n" : "leapfrog = 12\n"))
+              ->run(target, Rng(seed), observer, store);
       EXPECT_EQ(draws.summary.status, Status::kConverged) << draws.summary.message;
       const at::Tensor x = draws.x.flatten(1);
       const double n = static_cast<double>(x.size(0));
@@ -173,13 +176,14 @@ TEST(SplitGibbs, DrawsDoNotDependOnTheBatchSize) {
   for (const char* batch : {"batch = 5\n", "batch = 2\n"}) {
     MemoryStore store;
     StoppingObserver observer;
-    const at::Tensor x =
-        split_gibbs(std::string(kShort) + batch)
-            ->run({prior, likelihood}, Rng(1), observer, store)
-            .x;
+    const at::Tensor x = split_gibbs(std::string(kShort) + batch)
+                             ->run({prior, likelihood}, Rng(1), observer, store)
+                             .x;
     EXPECT_EQ(x.sizes(), (std::vector<int64_t>{10, 1, 1, 4}));
     // Matrix products of other sizes round differently.
-    if (first.defined()) EXPECT_LT((x - first).abs().max().item<double>(), 1e-9);
+    if (first.defined()) {
+      EXPECT_LT((x - first).abs().max().item<double>(), 1e-9);
+    }
     first = x;
   }
 }
@@ -191,8 +195,7 @@ TEST(SplitGibbs, InterruptedRunsEqualWholeOnes) {
   const std::string settings = std::string(kShort) + "batch = 3\n";
   MemoryStore whole_store;
   StoppingObserver patient;
-  const Draws whole =
-      split_gibbs(settings)->run({prior, likelihood}, Rng(1), patient, whole_store);
+  const Draws whole = split_gibbs(settings)->run({prior, likelihood}, Rng(1), patient, whole_store);
   for (const int64_t stop : {1, 5, 10, 13, 20}) {
     MemoryStore store;
     StoppingObserver observer(stop);
@@ -216,6 +219,41 @@ TEST(SplitGibbs, NanDensitiesAreRejectedMoves) {
   const Draws draws = split_gibbs(kShort)->run({prior, flaky}, Rng(1), observer, store);
   EXPECT_TRUE(at::isfinite(draws.x).all().item<bool>());
   EXPECT_GT(draws.summary.numbers.at("nonfinite_densities"), 0);
+}
+
+/// A second mode 500 nats below the first, behind a wall wider than the last coupling.
+class WalledLikelihood final : public LogDensity {
+ public:
+  explicit WalledLikelihood(const LogDensity& inner) : inner_(inner) {}
+  Shape event_shape() const override { return inner_.event_shape(); }
+  at::Tensor log_prob(const at::Tensor& x, const Rng& rng) const override {
+    const at::Tensor v = x.flatten(1).select(1, 3);
+    const at::Tensor beyond = (v > 0.1).to(x.scalar_type()), wall = beyond * (v < 0.5);
+    return inner_.log_prob(x, rng) - 500 * beyond - 1e6 * wall;
+  }
+
+ private:
+  const LogDensity& inner_;
+};
+
+// Chains that start behind the wall stay there: counted, left out.
+TEST(SplitGibbs, StuckChainsAreCountedAndLeftOut) {
+  const Problem p;
+  const GaussianDenoiser prior(p.mean, p.covariance);
+  const LinearLikelihood inner(p.a, p.y, p.sigma);
+  const WalledLikelihood likelihood(inner);
+  MemoryStore store;
+  StoppingObserver observer;
+  const Draws draws = split_gibbs(
+                          "n_draws = 64\nanneal = 1\nhold = 2\nrho_start = 0.5\nrho_end = 0.02\n"
+                          "init_mean = 0.0\ndata_start = 1.0\ntrajectories = 1\nleapfrog = 2\n")
+                          ->run({prior, likelihood}, Rng(2), observer, store);
+  const double stuck = draws.summary.numbers.at("stuck_chains");
+  EXPECT_GT(stuck, 0);
+  EXPECT_LT(stuck, 32);
+  EXPECT_EQ(draws.x.size(0), 64 - static_cast<int64_t>(stuck));
+  EXPECT_NE(draws.summary.message.find("left out"), std::string::npos);
+  EXPECT_LT(draws.x.flatten(1).select(1, 3).max().item<double>(), 0.1 + 0.2);
 }
 
 TEST(SplitGibbs, NeedsADenoiser) {

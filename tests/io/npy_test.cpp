@@ -24,7 +24,8 @@ std::filesystem::path scratch() {
 TEST(Npy, RoundTripsEveryType) {
   const auto path = scratch() / "a.npy";
   const at::Tensor x = Rng(1).normal({3, 4, 5}, at::kDouble) * 50;
-  for (auto t : {at::kDouble, at::kFloat, at::kLong, at::kInt, at::kByte, at::kBool, at::kComplexDouble}) {
+  for (auto t :
+       {at::kDouble, at::kFloat, at::kLong, at::kInt, at::kByte, at::kBool, at::kComplexDouble}) {
     const at::Tensor a = x.to(t);
     write_npy(path, a);
     const at::Tensor b = read_npy(path);
@@ -65,10 +66,11 @@ TEST(Safetensors, RoundTripsAndRefusesTruncation) {
 TEST(AtomicFile, FailedWriteLeavesTheOldFile) {
   const auto path = scratch() / "t.txt";
   write_text(path, "old");
-  EXPECT_THROW(write_atomically(path, [](const std::filesystem::path& p) {
-                 write_text(p, "half");
-                 throw IoError("disk full");
-               }),
+  EXPECT_THROW(write_atomically(path,
+                                [](const std::filesystem::path& p) {
+                                  write_text(p, "half");
+                                  throw IoError("disk full");
+                                }),
                IoError);
   EXPECT_EQ(read_text(path), "old");
   EXPECT_THROW(read_text(scratch() / "absent"), MissingFileError);

@@ -29,12 +29,14 @@ Config forward_table(const std::string& name) {
   return c;
 }
 
-LikelihoodContext context_of(const std::string& forward, Shape shape, at::ScalarType dtype = at::kDouble) {
+LikelihoodContext context_of(const std::string& forward, Shape shape,
+                             at::ScalarType dtype = at::kDouble) {
   return {std::move(shape), dtype, at::kCPU, forward_table(forward), io::read_npy};
 }
 
-std::unique_ptr<Likelihood> gaussian(const Observation& data, const LikelihoodContext& context,
-                                     std::function<void(Config&)> configure = [](Config&) {}) {
+std::unique_ptr<Likelihood> gaussian(
+    const Observation& data, const LikelihoodContext& context,
+    std::function<void(Config&)> configure = [](Config&) {}) {
   Config c;
   c.set("name", config_value(std::string("gaussian")));
   configure(c);
@@ -42,8 +44,9 @@ std::unique_ptr<Likelihood> gaussian(const Observation& data, const LikelihoodCo
 }
 
 TEST(Gaussian, MatchesReference) {
-  for (const std::string name : {"deblur_16x1_n8", "deblur_16x3_n6", "denoise_16x3", "mri_16_poisson4",
-                                 "mri_32_cartesian4", "mri_32_poisson8", "eht_matrix_8"}) {
+  for (const std::string name :
+       {"deblur_16x1_n8", "deblur_16x3_n6", "denoise_16x3", "mri_16_poisson4", "mri_32_cartesian4",
+        "mri_32_poisson8", "eht_matrix_8"}) {
     SP_REQUIRE_GOLDEN("operators/" + name);
     const GoldenCase g("operators/" + name);
     const int64_t n = g.config()["image_size"], channels = g.config()["num_channels"];
@@ -55,7 +58,8 @@ TEST(Gaussian, MatchesReference) {
       };
       if (kind == "deblur") {
         context.forward.set("name", config_value(std::string("low_dft")));
-        context.forward.set("n_freqs", config_value(g.config()["n_freqs_per_direction"].get<int64_t>()));
+        context.forward.set("n_freqs",
+                            config_value(g.config()["n_freqs_per_direction"].get<int64_t>()));
       } else if (kind == "mri") {
         context.forward.set("name", config_value(std::string("mri")));
         file("mask", "mask");
@@ -68,7 +72,8 @@ TEST(Gaussian, MatchesReference) {
       for (int64_t b = 0; b < x.size(0); ++b) {
         Observation data;
         data.y = y[b];
-        const bool number = kind != "eht" && b == 0;  // the stated level and the reference's own table must agree
+        const bool number =
+            kind != "eht" && b == 0;  // the stated level and the reference's own table must agree
         if (!number) data.sigma = g.array("sigmas");
         const auto likelihood = gaussian(data, context, [&](Config& c) {
           c.set("normalized", config_value(false));
@@ -77,7 +82,8 @@ TEST(Gaussian, MatchesReference) {
         const auto result = likelihood->value_and_score(x.narrow(0, b, 1), Rng(0));
         // float32: rounding of A x relative to sigma, 1e-7 |y|/sigma.
         const double tolerance = dtype == at::kDouble ? 1e-11 : 1e-4;
-        EXPECT_LT(relative_error(result.first, g.array("loglike").narrow(0, b, 1)), tolerance) << name;
+        EXPECT_LT(relative_error(result.first, g.array("loglike").narrow(0, b, 1)), tolerance)
+            << name;
         EXPECT_LT(relative_error(result.second, want.narrow(0, b, 1)), tolerance) << name;
       }
     }
@@ -92,15 +98,20 @@ TEST(Gaussian, GradientsConstantsAndChiSquare) {
     data.y = Rng(1).normal({m}, at::kDouble);
     data.sigma = Rng(2).uniform({m}, at::kDouble) + 0.5;
     const auto likelihood = gaussian(data, context);
-    const auto plain = gaussian(data, context, [](Config& c) { c.set("normalized", config_value(false)); });
+    const auto plain =
+        gaussian(data, context, [](Config& c) { c.set("normalized", config_value(false)); });
     const at::Tensor x = Rng(3).normal({2, 1, 6, 6}, at::kDouble);
     const auto fast = likelihood->value_and_score(x, Rng(0));
     const auto automatic = likelihood->LogDensity::value_and_score(x, Rng(0));
     EXPECT_LT(relative_error(fast.first, automatic.first), 1e-13);
     EXPECT_LT(relative_error(fast.second, automatic.second), 1e-12);
     const double constant = -(data.sigma.log() + 0.5 * std::log(2 * M_PI)).sum().item<double>();
-    EXPECT_LT(relative_error(likelihood->log_prob(x, Rng(0)), plain->log_prob(x, Rng(0)) + constant), 1e-13);
-    EXPECT_LT(relative_error(likelihood->chi2(x)[0].second * (-0.5 * m), plain->log_prob(x, Rng(0))), 1e-13);
+    EXPECT_LT(
+        relative_error(likelihood->log_prob(x, Rng(0)), plain->log_prob(x, Rng(0)) + constant),
+        1e-13);
+    EXPECT_LT(
+        relative_error(likelihood->chi2(x)[0].second * (-0.5 * m), plain->log_prob(x, Rng(0))),
+        1e-13);
     EXPECT_EQ(likelihood->naive_image().sizes(), at::IntArrayRef({1, 1, 6, 6}));
     EXPECT_EQ(likelihood->data_fits(x)[0].model.sizes(), at::IntArrayRef({2, m}));
   }
@@ -129,8 +140,10 @@ TEST(Gaussian, Errors) {
   EXPECT_THROW(gaussian(data, context), DataError);  // no y
   data.y = at::zeros({16}, at::kDouble);
   EXPECT_THROW(gaussian(data, context), ConfigError);  // no sigma
-  EXPECT_THROW(gaussian(data, context, [](Config& c) { c.set("sigma", config_value(0.0)); }), ConfigError);
-  EXPECT_THROW(gaussian(data, context, [](Config& c) { c.set("sigma", config_value(true)); }), ConfigError);
+  EXPECT_THROW(gaussian(data, context, [](Config& c) { c.set("sigma", config_value(0.0)); }),
+               ConfigError);
+  EXPECT_THROW(gaussian(data, context, [](Config& c) { c.set("sigma", config_value(true)); }),
+               ConfigError);
   data.sigma = at::ones({15}, at::kDouble);
   EXPECT_THROW(gaussian(data, context), DataError);
   data.sigma = at::zeros({16}, at::kDouble);
@@ -159,7 +172,8 @@ TEST(Gaussian, LinearPart) {
   const LikelihoodContext context = context_of("low_dft", {1, 8, 8});
   Observation data;
   data.y = at::zeros({2 * 36}, at::kDouble);
-  const auto forward = forward_models().make(context.forward, "", {at::kDouble, at::kCPU, {}, {1, 8, 8}});
+  const auto forward =
+      forward_models().make(context.forward, "", {at::kDouble, at::kCPU, {}, {1, 8, 8}});
   const int64_t entries = numel(forward->output_shape());
   data.y = Rng(1).normal({entries}, at::kDouble);
   data.sigma = Rng(2).uniform({entries}, at::kDouble) + 0.5;

@@ -216,6 +216,31 @@ TEST_F(TrainTest, ResumesAfterAKillBetweenCheckpoints) {
   EXPECT_EQ(metrics(folder_ / "whole"), metrics(folder_ / "killed"));
 }
 
+// A killed training leaves grids of steps it will do again: they are not of the state it goes on
+// from.
+TEST_F(TrainTest, PageShowsCurvesAndTheGridsOfStepsDone) {
+  const auto page = [&] {
+    std::ifstream in(folder_ / "report.html");
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const std::vector<std::string> often = {"training.sample_every=5", "training.samples=4",
+                                          "sampling.steps=3", "training.validate_every=5"};
+  run(config(kConvolutional, often), folder_, 16);
+  const std::string before = page();
+  EXPECT_NE(before.find("Stopped at step 16 of 30"), std::string::npos);
+  for (const char* shown :
+       {"Training loss", "Validation loss", "Step 5<", "Step 10<", "Step 15<", "dropout = 0.1"})
+    EXPECT_NE(before.find(shown), std::string::npos) << shown;
+  fs::copy_file(folder_ / "samples" / "step_0000015.npy", folder_ / "samples" / "step_0000025.npy");
+  run(config(kConvolutional, often), folder_, 18);
+  EXPECT_EQ(page().find("Step 25<"), std::string::npos);
+  run(config(kConvolutional, often), folder_);
+  const std::string after = page();
+  EXPECT_NE(after.find("Trained for 30 steps."), std::string::npos);
+  EXPECT_NE(after.find("Step 5<"), std::string::npos);
+  EXPECT_NE(after.find("Step 30<"), std::string::npos);
+}
+
 TEST_F(TrainTest, RefusesOtherSettings) {
   run(config(kConvolutional), folder_, 4);
   try {

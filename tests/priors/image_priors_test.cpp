@@ -230,9 +230,10 @@ TEST(ImagePriors, JacobiansOfFluxCenterAndTheirSum) {
   const auto& denoising = dynamic_cast<const DenoisingPrior&>(*prior);
   ASSERT_NE(denoising.rest(), nullptr);
   EXPECT_EQ(dynamic_cast<const ResidualJacobian*>(denoising.rest()), nullptr);
-  EXPECT_NEAR(denoising.rest()->log_prob(x, Rng(0)).item<double>(),
-              from_toml("name = \"tv\"\nweight = 1.0", {1, 6, 6})->log_prob(x, Rng(0)).item<double>(),
-              1e-12);
+  EXPECT_NEAR(
+      denoising.rest()->log_prob(x, Rng(0)).item<double>(),
+      from_toml("name = \"tv\"\nweight = 1.0", {1, 6, 6})->log_prob(x, Rng(0)).item<double>(),
+      1e-12);
 }
 
 }  // namespace

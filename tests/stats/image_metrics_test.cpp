@@ -97,5 +97,31 @@ TEST(BlurredPsnr, ForgivesWhatTheBeamCannotSee) {
   EXPECT_GT(blurred_psnr(x, truth, 4).item<double>(), 40);
 }
 
+// Draws truth + s z: every draw has mean squared error s^2, their mean s^2/K.
+TEST(ImageMetrics, DrawsAndTheirMean) {
+  const int64_t n = 64, draws = 16;
+  const double s = 0.1;
+  const at::Tensor truth = Rng(1).uniform({1, n, n}, at::kDouble);
+  const at::Tensor x = truth.unsqueeze(0) + s * Rng(2).normal({draws, 1, n, n}, at::kDouble);
+  DrawMetricOptions options;
+  options.beam_fwhm_pixels = 3.5;
+  const auto metrics = draw_metrics(x, truth, options);
+  ASSERT_EQ(metrics.size(), 5u);
+  // The estimate of s^2 from 4096 pixels has relative standard deviation sqrt(2/4096): 0.1 dB.
+  EXPECT_NEAR(metrics[0].draw_mean, 20, 0.1);
+  EXPECT_NEAR(metrics[0].draw_sd, 10 / std::log(10.0) * std::sqrt(2.0 / 4096), 0.06);
+  EXPECT_NEAR(metrics[0].of_mean, 20 + 10 * std::log10(16.0), 0.4);
+  EXPECT_EQ(metrics[0].per_draw.size(0), draws);
+  EXPECT_NEAR(metrics[3].draw_mean, s / std::sqrt(1.0 / 3), 0.01);
+  EXPECT_EQ(metrics[4].name, "PSNR with a beam of 3.5 pixels FWHM [dB]");
+  EXPECT_GT(metrics[4].draw_mean, metrics[0].draw_mean);
+  const auto one = draw_metrics(x.narrow(0, 0, 1), truth);
+  ASSERT_EQ(one.size(), 4u);
+  EXPECT_EQ(one[0].draw_sd, 0);
+  EXPECT_EQ(one[0].of_mean, one[0].draw_mean);
+  EXPECT_EQ(to_string(DrawMetric{"a", 23.125, 21.4, 0.55}, 1), "23.1 (draws 21.4 +- 0.6)");
+  EXPECT_THROW(draw_metrics(truth, truth), std::invalid_argument);
+}
+
 }  // namespace
 }  // namespace scoreprior::stats

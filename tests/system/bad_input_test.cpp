@@ -188,6 +188,7 @@ class BadInputTest : public ::testing::Test {
     io::write_npy(root() / "truth_zero.npy", at::zeros({1, 16, 16}, at::kDouble));
     io::write_npy(root() / "x.npy", at::rand({2, 1, 8, 8}, at::kDouble));
     io::write_npy(root() / "x_flat.npy", at::rand({8, 8}, at::kDouble));
+    io::write_npy(root() / "x_255.npy", 255 * at::rand({2, 1, 8, 8}, at::kDouble));
     io::write_npy(root() / "t2.npy", at::rand({2}, at::kDouble));
     io::write_npy(root() / "t3.npy", at::rand({3}, at::kDouble));
     io::write_npy(root() / "stack_nan.npy", spoilt(at::rand({8, 8, 8}, at::kFloat), NAN));
@@ -202,7 +203,9 @@ class BadInputTest : public ::testing::Test {
     for (int k = 0; k < 10; ++k)  // enough for a share in every split
       write_bytes(root() / "pictures" / ("broken" + std::to_string(k) + ".png"),
                   "\x89PNG\r\n\x1a\n but no more");
+    write_bytes(root() / "picture" / "only.png", "\x89PNG\r\n\x1a\n but no more");
     write_bytes(root() / "notes.txt", "hello");
+    write_bytes(root() / "notes.unknown", "hello");
     fs::create_symlink("/dev/full", root() / "full.npy");
 
     const std::string good = slurp(root() / "sky" / "observation.uvfits");
@@ -248,6 +251,9 @@ class BadInputTest : public ::testing::Test {
     for (auto& [name, w] : bad.weights)
       if (w.is_floating_point()) w = at::full_like(w, NAN);
     write_model_file(root() / "nan.safetensors", bad);
+    ModelFile narrow = m;
+    narrow.fov_uas = 64;
+    write_model_file(root() / "narrow.safetensors", narrow);
     make_model("colour.safetensors", m, {{"channels", int64_t{3}}}, {3, 8, 8}, "unit");
     make_model("centered.safetensors", m, {{"centered", true}}, {1, 8, 8}, "centered");
   }
@@ -359,6 +365,9 @@ std::vector<BadInput> BadInputTest::table() {
   plain("unknown_component", {"eval", "scor"}, 64,
         "unknown component \"scor\"; did you mean \"score\"?");
   plain("unknown_demo", {"demo", "blackhol", "--out", "out"}, 64, "unknown demo \"blackhol\"");
+  plain("help_family", {"help", "priors"}, 64, "no family \"priors\"; did you mean \"prior\"?");
+  plain("help_entry", {"help", "prior", "score_elb"}, 64,
+        "unknown prior \"score_elb\"; did you mean \"score_elbo\"?");
   plain("eval_missing_input", {"eval", "prior", "--out", "logp=o.npy"}, 64, "--in x=FILE.npy");
   plain("eval_bad_assignment", {"eval", "prior", "--in", "x.npy"}, 64,
         "expected name=file.npy, got \"x.npy\"");
@@ -408,6 +417,9 @@ std::vector<BadInput> BadInputTest::table() {
   run("unknown_site", sky, {"data.drop_sites=[\"ZZ\"]"}, 78, "no site \"ZZ\" in the observation");
   run("sigma_zero_key", linear, {"likelihood.sigma=0"}, 78, "sigma must be positive");
   run("score_without_weights", sky, {"prior.name=score_elbo"}, 78, "weights");
+  run("score_of_another_field", score, {"prior.score.weights=@/narrow.safetensors"}, 78,
+      "\"fov_uas\" in [likelihood]: the images are 128 uas wide, those narrow.safetensors was "
+      "trained on 64");
   run("score_of_another_size", score, {"image.size=16"}, 78, "[1,8,8]");
   train_with("training_steps", {"training.steps=-1"}, 78, "\"steps\" in [training]");
   train_with("training_batch", {"training.batch=0"}, 78, "\"batch\" in [training]");
@@ -520,14 +532,52 @@ std::vector<BadInput> BadInputTest::table() {
   train_with("images_broken", {"data.valid_fraction=0.3", "data.test_fraction=0.3"}, 65, "broken");
   rows.back().command[1] = changed("pictures", kTrain, "\"gaussian_field\"",
                                    "\"image_folder\"\npath = \"@/pictures\"\nsplit_by = \"range\"");
+  train_with("only_image_broken", {}, 65, "@/picture/only.png: ");
+  rows.back().command[1] =
+      changed("picture", kTrain, "\"gaussian_field\"", "\"image_folder\"\npath = \"@/picture\"");
   train_with("images_nan", {"data.name=array_stack", "data.path=@/stack_nan.npy"}, 65,
              "stack_nan.npy");
   plain("npy_truncated", {"eval", "sde", "--in", "t=@/truncated.npy", "--out", "std=o.npy"}, 65,
         "truncated.npy: truncated");
   plain("npy_garbage", {"info", "@/garbage.npy"}, 65, "garbage.npy: not an NPY file");
   plain("npy_header", {"info", "@/header.npy"}, 65, "header.npy: ");
-  plain("info_unknown", {"info", "@/notes.txt"}, 65, "unknown kind of file");
+  plain("info_unknown", {"info", "@/notes.unknown"}, 65, "unknown kind of file");
   plain("info_folder", {"info", "@/sky"}, 65, "not a run folder");
+  const auto logp = [&](const std::string& name, const Words& rest, int code,
+                        const std::string& says) {
+    Words command = {"logp", "@/trained/model.safetensors"};
+    command.insert(command.end(), rest.begin(), rest.end());
+    plain(name, command, code, says);
+  };
+  plain("logp_no_images", {"logp", "@/trained/model.safetensors"}, 64, "IMAGES");
+  logp("logp_method", {"@/x.npy", "--method", "exact"}, 64,
+       "unknown method \"exact\": ode, elbo, path or all");
+  logp("logp_kind", {"@/notes.txt"}, 64, "unknown kind of images \"@/notes.txt\"");
+  logp("logp_key", {"@/x.npy", "ode.rtl=1e-3"}, 78,
+       "unknown key \"rtl\" in [ode]; did you mean \"rtol\"?");
+  logp("logp_tolerance", {"@/x.npy", "ode.rtol=-1"}, 78, "\"rtol\" in [ode]");
+  logp("logp_probes", {"@/x.npy", "ode.n_probes=0"}, 78, "\"n_probes\" in [ode]");
+  logp("logp_t0", {"@/x.npy", "path.t0=1.5"}, 78, "t0 must lie between 0 and 1");
+  logp("logp_paths", {"@/x.npy", "path.paths=0"}, 78, "paths must be at least 1");
+  logp("logp_nan", {"@/stack_nan.npy", "--method", "path"}, 65,
+       "stack_nan.npy: image 0 has pixels that are not finite");
+  logp("logp_size", {"@/truth_nan.npy"}, 65,
+       "truth_nan.npy: an array [1,16,16], expected images [N,1,8,8] as the model's");
+  logp("logp_range", {"@/x_255.npy"}, 65, "the model's images are in [0,1]");
+  logp("logp_centered", {"@/x_255.npy"}, 65, "the model's images are in [-1,1]");
+  rows.back().command[1] = "@/centered.safetensors";
+  logp("logp_channels", {"@/x.npy"}, 65, "expected images [N,3,8,8]");
+  rows.back().command[1] = "@/colour.safetensors";
+  logp("logp_array", {"@/truncated.npy"}, 65, "truncated.npy: truncated");
+  logp("logp_picture", {"@/pictures"}, 65, "broken0.png");
+  logp("logp_missing_images", {"@/nowhere.npy"}, 66, "@/nowhere.npy does not exist");
+  logp("logp_missing_model", {"@/x.npy"}, 66, "@/nowhere.safetensors does not exist");
+  rows.back().command[1] = "@/nowhere.safetensors";
+  logp("logp_model_nan", {"@/x.npy"}, 65, "not finite");
+  rows.back().command[1] = "@/nan.safetensors";
+  logp("logp_no_folder",
+       {"@/x.npy", "--method", "path", "path.steps=2", "--quiet", "--out", "nowhere/o.npz"}, 73,
+       "cannot write nowhere/o.npz");
   const Words elbo = {"--set", "prior.name=score_elbo", "--set",
                       "prior.score.weights=@/trained/model.safetensors"};
   const auto eval = [&](const std::string& name, Words command, int code, const std::string& says) {

@@ -1,6 +1,7 @@
 #pragma once
-/// Reference cases for the tests: folders with a manifest.json that names arrays, weights and settings.
-/// They are looked for in $SCOREPRIOR_GOLDEN, else in ../shared/golden beside the source tree.
+/// Reference cases for the tests: folders with a manifest.json that names arrays, weights and
+/// settings. They are looked for in $SCOREPRIOR_GOLDEN, else in ../shared/golden beside the source
+/// tree.
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -23,8 +24,8 @@ inline std::filesystem::path shared_dir() {
 inline std::filesystem::path golden_dir() { return shared_dir() / "golden"; }
 
 /// Skips the test with a clear message where the reference data is not at hand.
-#define SP_REQUIRE_GOLDEN(case_name)                                                         \
-  if (!std::filesystem::exists(::scoreprior::testing::golden_dir() / (case_name)))            \
+#define SP_REQUIRE_GOLDEN(case_name)                                               \
+  if (!std::filesystem::exists(::scoreprior::testing::golden_dir() / (case_name))) \
   GTEST_SKIP() << "reference data " << (case_name) << " is not here (set SCOREPRIOR_SHARED)"
 
 class GoldenCase {

@@ -1,0 +1,2 @@
+add_executable(forward_speed ${CMAKE_CURRENT_SOURCE_DIR}/forward_speed.cpp)
+target_link_libraries(forward_speed PRIVATE scoreprior_forward scoreprior_warnings)

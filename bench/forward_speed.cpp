@@ -1,0 +1,134 @@
+// Forward model and gradient of a batch, against what a plain program would do, in turns:
+//   visibilities  y = A x and A^T r, 64 images, against the dense complex64 matrix both ways
+//   multicoil_mri y = A x and A^T r, 320 x 320 x 15 coils, against the FFT and inverse FFT alone
+//   forward_speed [--threads N] [--repeats N]
+// Prints medians of each, the median of the ratios of neighbours in time, arithmetic done and its
+// share of the matrix product's rate, measured in the same minute.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "scoreprior/core/rng.h"
+#include "scoreprior/core/runtime.h"
+#include "scoreprior/forward/coil_maps.h"
+#include "scoreprior/forward/mri_masks.h"
+#include "scoreprior/forward/multicoil_mri.h"
+#include "scoreprior/forward/visibilities.h"
+
+namespace scoreprior {
+namespace {
+
+double seconds(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return (v[(v.size() - 1) / 2] + v[v.size() / 2]) / 2;
+}
+
+struct Comparison {
+  double ours = 0, theirs = 0, ratio = 0, gemm_rate = 0;
+};
+
+Comparison in_turns(int repeats, const std::function<void()>& ours,
+                    const std::function<void()>& theirs) {
+  const at::Tensor a = Rng(1).normal({1024, 1024}), b = Rng(2).normal({1024, 1024});
+  ours(), theirs(), at::mm(a, b);
+  std::vector<double> x, y, ratio, rate;
+  for (int k = 0; k < repeats; ++k) {
+    x.push_back(seconds(ours));
+    y.push_back(seconds(theirs));
+    rate.push_back(2 * std::pow(1024.0, 3) / seconds([&] { at::mm(a, b); }));
+    ratio.push_back(y.back() / x.back());
+  }
+  return {median(x), median(y), median(ratio), median(rate)};
+}
+
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return ((a - b).norm() / b.norm()).item<double>();
+}
+
+void visibilities(int64_t side, int64_t rows, int64_t batch, int repeats) {
+  const at::Tensor uv = (Rng(1).uniform({rows, 2}, at::kDouble) - 0.5) * 17e9;
+  std::vector<double> u, v;
+  for (int64_t k = 0; k < rows; ++k)
+    u.push_back(uv[k][0].item<double>()), v.push_back(uv[k][1].item<double>());
+  const SkyGrid grid = make_sky_grid(side, side, 160);
+  const VisibilityTransform transform(u, v, grid, Pulse::kDelta, {at::kFloat, at::kCPU});
+  at::Tensor x_axis = at::empty({side}, at::kDouble), y_axis = at::empty({side}, at::kDouble);
+  for (int64_t k = 0; k < side; ++k) x_axis[k] = grid.x(k), y_axis[k] = grid.y(k);
+  at::Tensor matrix = at::empty({rows, side * side}, at::kComplexFloat);
+  for (int64_t k = 0; k < rows; ++k) {
+    const at::Tensor phase =
+        2 * M_PI * (u[k] * x_axis.unsqueeze(0) + v[k] * y_axis.unsqueeze(1)).flatten();
+    matrix.select(0, k).copy_(at::complex(phase.cos(), phase.sin()));
+  }
+  const at::Tensor x = Rng(2).uniform({batch, 1, side, side});
+  at::Tensor dense_vis, dense_gradient, gradient;
+  std::pair<at::Tensor, at::Tensor> parts;
+  const auto ours = [&] {
+    parts = transform.parts(x);
+    gradient = transform.adjoint_parts(parts.first, parts.second);
+  };
+  const auto dense = [&] {
+    dense_vis = at::matmul(matrix, x.reshape({batch, -1}).t().to(at::kComplexFloat));
+    dense_gradient = at::real(at::matmul(dense_vis.t(), matrix.conj()));
+  };
+  const Comparison c = in_turns(repeats, ours, dense);
+  const double work = transform.multiply_adds(batch) * 4;  // both ways, two operations each
+  std::printf(
+      "visibilities %3ld x %-3ld %5ld rows, %ld images, %-9s: %8.2f ms, dense complex "
+      "%8.2f ms, ratio %6.1f, %6.2f GFLOP at %4.0f %% of the GEMM rate, differences %.1e %.1e\n",
+      side, side, rows, batch, transform.method(batch), 1e3 * c.ours, 1e3 * c.theirs, c.ratio,
+      1e-9 * work, 100 * work / c.ours / c.gemm_rate,
+      largest_difference(parts.first, at::real(dense_vis)),
+      largest_difference(gradient.reshape({batch, -1}), dense_gradient));
+}
+
+void mri(int64_t side, int64_t coils, int64_t batch, int repeats) {
+  PoissonMaskOptions mask;
+  mask.acceleration = 4;
+  mask.centre = 24;
+  const MulticoilMri model(1, simulated_coil_maps(coils, side, side),
+                           poisson_mask(side, side, mask), {at::kFloat, at::kCPU});
+  const at::Tensor x = Rng(1).uniform({batch, 1, side, side});
+  const at::Tensor images = at::complex(Rng(2).normal({batch, coils, side, side}),
+                                        Rng(3).normal({batch, coils, side, side}));
+  const std::vector<int64_t> axes = {2, 3};
+  const Comparison c = in_turns(
+      repeats, [&] { model.adjoint(model.apply(x)); },
+      [&] {
+        at::fft_ifft2(at::fft_fft2(images, c10::nullopt, axes, "ortho"), c10::nullopt, axes,
+                      "ortho");
+      });
+  std::printf(
+      "multicoil_mri %ld x %ld x %ld coils, %ld images: %8.2f ms, the FFTs alone %8.2f ms, "
+      "FFT share %.0f %%\n",
+      side, side, coils, batch, 1e3 * c.ours, 1e3 * c.theirs, 100 * c.ratio);
+}
+
+}  // namespace
+}  // namespace scoreprior
+
+int main(int argc, char** argv) {
+  int threads = 1, repeats = 9;
+  for (int k = 1; k + 1 < argc; k += 2)
+    (std::string(argv[k]) == "--threads" ? threads : repeats) = std::stoi(argv[k + 1]);
+  scoreprior::keep_freed_memory();
+  scoreprior::set_threads(threads);
+  at::NoGradGuard no_grad;
+  std::printf("%d threads, %d repeats\n", threads, repeats);
+  for (const int64_t side : {64, 256})
+    for (const int64_t rows : {300, 3000}) scoreprior::visibilities(side, rows, 64, repeats);
+  scoreprior::mri(320, 15, 4, repeats);
+  return 0;
+}

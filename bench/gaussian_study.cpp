@@ -1,0 +1,283 @@
+// How right is a score prior where the truth is in closed form: 16x16 Gaussian random fields. See
+// docs/logp_study.md.
+//   gaussian_study logp [MODEL] [IMAGES] [STEPS]           ODE, bound and path estimator against
+//   log p; no MODEL or "exact" =
+//                                                  the exact score
+//   gaussian_study tolerance IMAGES MODEL...       evaluations and error against the solver's
+//   tolerance gaussian_study posterior TASK PRIOR MODEL STEPS [key=value ...]
+//       TASK denoise | deblur, PRIOR elbo | ode: DPI against the closed-form posterior; key=value
+//       set [prior] and [infer]
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "scoreprior/core/runtime.h"
+#include "scoreprior/data/gaussian_field.h"
+#include "scoreprior/diffusion/elbo.h"
+#include "scoreprior/diffusion/path_estimator.h"
+#include "scoreprior/diffusion/probability_flow.h"
+#include "scoreprior/forward/forward_model.h"
+#include "scoreprior/infer/inference.h"
+#include "scoreprior/io/npy.h"
+#include "scoreprior/io/toml.h"
+#include "scoreprior/likelihood/likelihood.h"
+#include "scoreprior/priors/prior.h"
+
+namespace scoreprior {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kSide = 16, kPixels = kSide * kSide;
+
+double since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+GaussianField field(const std::string& split) {
+  GaussianFieldOptions o;
+  o.image_size = kSide;
+  return {o, split};
+}
+
+at::Tensor test_images(int64_t n) {
+  std::vector<int64_t> indices;
+  for (int64_t i = 0; i < n; ++i) indices.push_back(i);
+  return field("test").batch(indices, Rng(0)).to(at::kDouble);
+}
+
+// The [score] table: a trained model, or the exact law with its covariance in a file.
+std::string score_toml(const std::string& model) {
+  if (model != "exact") return "weights = \"" + fs::absolute(model).string() + "\"\n";
+  const fs::path file = fs::temp_directory_path() / "gaussian_study_covariance.npy";
+  io::write_npy(file, field("test").covariance());
+  return "name = \"gaussian\"\nmean = 0.5\nshape = [1, 16, 16]\ncov = \"" + file.string() +
+         "\"\nsde.type = \"vp\"\n";
+}
+
+std::unique_ptr<ScoreModel> score_model(const std::string& model) {
+  return make_score_model(io::parse_toml(score_toml(model)),
+                          model == "exact" ? at::kDouble : at::kFloat, at::kCPU);
+}
+
+// log N(x; alpha m, alpha^2 C + std^2) at t0: what the ODE and the paths estimate.
+at::Tensor log_p_at(const Sde& sde, double t0, const at::Tensor& x) {
+  const at::Tensor t = at::full({1}, t0, at::kDouble);
+  const double alpha = sde.mean_coeff(t).item<double>(), std = sde.std(t).item<double>();
+  const at::Tensor c =
+      alpha * alpha * field("test").covariance() + std * std * at::eye(kPixels, at::kDouble);
+  const at::Tensor factor = at::linalg_cholesky(c), y = x.flatten(1) - alpha * 0.5;
+  const at::Tensor white = at::linalg_solve_triangular(factor, y.t(), /*upper=*/false).t();
+  return -0.5 * white.square().sum(1) - factor.diagonal().log().sum() -
+         0.5 * kPixels * std::log(2 * M_PI);
+}
+
+double correlation(const at::Tensor& a, const at::Tensor& b) {
+  const at::Tensor u = a - a.mean(), v = b - b.mean();
+  return ((u * v).sum() / (u.square().sum() * v.square().sum()).sqrt()).item<double>();
+}
+
+void print_errors(const char* name, const at::Tensor& value, const at::Tensor& truth,
+                  double one_draw, double evaluations, double seconds) {
+  const at::Tensor error = value.to(at::kDouble) - truth;
+  const double n = static_cast<double>(error.numel());
+  std::printf(
+      "%-24s corr %.4f  error %8.3f +- %.3f  sd over images %.3f  sd of one draw %.3f  "
+      "evaluations %.0f  %.1f s\n",
+      name, correlation(value.to(at::kDouble), truth), error.mean().item<double>(),
+      error.std(0).item<double>() / std::sqrt(n), error.std(0).item<double>(), one_draw,
+      evaluations, seconds);
+  std::fflush(stdout);
+}
+
+double rms(const at::Tensor& a) { return a.square().mean().sqrt().item<double>(); }
+
+void study_logp(const std::string& name, int64_t n, int64_t steps) {
+  const auto model = score_model(name);
+  const at::Tensor truth_x = test_images(n), x = truth_x.to(model->dtype());
+  const ProbabilityFlowOptions defaults;
+  const at::Tensor truth = log_p_at(model->sde(), defaults.t0, truth_x),
+                   at_zero = field("test").log_prob(truth_x);
+  std::printf("%s, %ld images; log p at t = 0: %.3f (sd %.3f), at t0: %.3f\n", name.c_str(),
+              static_cast<long>(n), at_zero.mean().item<double>(), at_zero.std(0).item<double>(),
+              truth.mean().item<double>());
+  {
+    ProbabilityFlowOptions o;
+    o.n_probes = 8;
+    const auto start = Clock::now();
+    const ProbabilityFlow f =
+        probability_flow_log_prob(*model, o, x, draw_probes(*model, o, n, Rng(1)), false);
+    double nfe = 0;
+    for (const int64_t e : f.evaluations) nfe += static_cast<double>(e) / static_cast<double>(n);
+    print_errors("ode, 8 probes", f.log_prob, truth, rms(f.standard_error) * std::sqrt(8.0), nfe,
+                 since(start));
+  }
+  {
+    PathOptions o;
+    o.paths = 8;
+    o.steps = steps;
+    const auto start = Clock::now();
+    const PathEstimate e = path_log_prob(*model, o, x, Rng(2));
+    const double seconds = since(start);
+    print_errors("path, 8, extrapolated", e.log_prob, truth, rms(e.standard_error) * std::sqrt(8.0),
+                 static_cast<double>(e.evaluations), seconds);
+    print_errors("path, bound", e.bound, truth, std::nan(""), static_cast<double>(e.evaluations),
+                 seconds);
+    print_errors("path, importance", e.importance, truth, std::nan(""),
+                 static_cast<double>(e.evaluations), seconds);
+  }
+  {
+    const at::NoGradGuard off;
+    ElboOptions o;
+    o.n_times = 64;
+    const auto start = Clock::now();
+    std::vector<at::Tensor> values;
+    for (int64_t r = 0; r < 8; ++r)
+      values.push_back(elbo(*model, o, x, draw_elbo(*model, o, n, Rng(3).at(r))).value());
+    const at::Tensor all = at::stack(values).to(at::kDouble);
+    print_errors("elbo, 8 x 64 times", all.mean(0), at_zero, rms(all.std(0, true)) * 8, 8 * 65,
+                 since(start));
+  }
+}
+
+void study_tolerance(int64_t n, const std::vector<std::string>& models) {
+  for (const auto& name : models) {
+    const auto model = score_model(name);
+    const at::Tensor x = test_images(n).to(model->dtype());
+    for (const char* variable : {"time", "log_snr"}) {
+      ProbabilityFlowOptions o;
+      o.variable = variable;
+      const at::Tensor probes = draw_probes(*model, o, n, Rng(1));
+      at::Tensor finest;
+      for (const double tolerance : {1e-6, 1e-5, 1e-4, 1e-3, 1e-2}) {
+        o.rtol = o.atol = tolerance;
+        const ProbabilityFlow f = probability_flow_log_prob(*model, o, x, probes, false);
+        if (!finest.defined()) finest = f.log_prob;
+        double nfe = 0;
+        for (const int64_t e : f.evaluations)
+          nfe += static_cast<double>(e) / static_cast<double>(n);
+        std::printf(
+            "%s  %-8s %s  tolerance %.0e  evaluations %7.1f  rms difference to 1e-6 %.4f nats\n",
+            name.c_str(), variable, o.solver.c_str(), tolerance, nfe, rms(f.log_prob - finest));
+        std::fflush(stdout);
+      }
+    }
+  }
+}
+
+class Quiet final : public Observer {
+ public:
+  void note(const std::string& sentence) override { std::printf("  %s\n", sentence.c_str()); }
+};
+class NoStore final : public StateStore {
+ public:
+  void save(const std::map<std::string, at::Tensor>&) override {}
+  bool load(std::map<std::string, at::Tensor>&) const override { return false; }
+};
+
+// Root mean square over pixels of (mean - exact mean) / exact sd, mean of sd / exact sd, and the
+// relative error of the covariance in the Frobenius norm.
+void print_posterior(const char* name, const at::Tensor& draws, const at::Tensor& mean,
+                     const at::Tensor& cov) {
+  const at::Tensor x = draws.to(at::kDouble).flatten(1), sd = cov.diagonal().sqrt();
+  const at::Tensor m = x.mean(0), y = x - m;
+  const at::Tensor c = at::matmul(y.t(), y) / static_cast<double>(x.size(0) - 1);
+  std::printf("%-22s mean error %.4f sd   sd ratio %.4f   covariance error %.4f\n", name,
+              rms((m - mean) / sd), (c.diagonal().sqrt() / sd).mean().item<double>(),
+              ((c - cov).norm() / cov.norm()).item<double>());
+  std::fflush(stdout);
+}
+
+void study_posterior(const std::string& task, const std::string& prior_name,
+                     const std::string& model, int64_t steps, const std::vector<std::string>& set) {
+  const bool deblur = task == "deblur";
+  Config config = io::parse_toml(
+      std::string(deblur ? "[forward]\nname = \"low_dft\"\nn_freqs = 6\n[likelihood]\nsigma = 0.5\n"
+                         : "[forward]\nname = \"identity\"\n[likelihood]\nsigma = 0.1\n") +
+      "[prior]\nname = \"score_" + prior_name + "\"\n" +
+      (prior_name == "ode" ? "" : "n_times = 4\n") + "[prior.score]\n" + score_toml(model) +
+      "[infer]\nsteps = " + std::to_string(steps) +
+      "\nbatch = 64\nlr = 1e-3\nn_draws = 4096\n[infer.flow]\nname = \"realnvp\"\n"
+      "init_mean = 0.5\ninit_std = 0.15\n");
+  io::apply_overrides(config, set);
+  // The closed form, in float64.
+  const GaussianField law = field("test");
+  ForwardContext forward_context{at::kDouble, at::kCPU};
+  forward_context.image_shape = {1, kSide, kSide};
+  const auto a = forward_models().make(config.table("forward"), "identity", forward_context);
+  const at::Tensor truth = test_images(1);
+  const double sigma = config.table("likelihood").get<double>("sigma") * a->noise_scale();
+  Observation o;
+  const at::Tensor clean = a->apply(truth);
+  o.y = clean[0] + sigma * Rng(5).split("noise").normal(clean.sizes(), at::kDouble)[0];
+  o.sigma = at::full({}, sigma, at::kDouble);
+  const at::Tensor columns =
+      a->apply(at::eye(kPixels, at::kDouble).reshape({kPixels, 1, kSide, kSide}))
+          .flatten(1);  // A^T
+  const at::Tensor precision =
+      at::linalg_inv(law.covariance()) + at::matmul(columns, columns.t()) / (sigma * sigma);
+  const at::Tensor cov = at::linalg_inv(precision);
+  const at::Tensor residual =
+      o.y.flatten() - at::matmul(columns.t(), at::full({kPixels}, 0.5, at::kDouble));
+  const at::Tensor mean = 0.5 + at::matmul(cov, at::matmul(columns, residual)) / (sigma * sigma);
+
+  LikelihoodContext context;
+  context.image_shape = {1, kSide, kSide};
+  context.forward = config.table("forward");
+  const auto likelihood = likelihoods().make(config.table("likelihood"), "gaussian", o, context);
+  PriorContext prior_context;
+  prior_context.image_shape = context.image_shape;
+  prior_context.read_array = io::read_npy;
+  const auto prior = priors().make(config.table("prior"), "score_elbo", prior_context);
+  const auto method = inferences().make(config.table("infer"), "dpi", InferenceContext{});
+  Quiet observer;
+  NoStore store;
+  const auto start = Clock::now();
+  const Draws draws = method->run({*prior, *likelihood}, Rng(7), observer, store);
+  std::printf("%s, score_%s, %s score, %ld steps, %.0f s; posterior sd %.4f of prior sd 0.15\n",
+              task.c_str(), prior_name.c_str(), model.c_str(), static_cast<long>(steps),
+              since(start), cov.diagonal().sqrt().mean().item<double>());
+  const at::Tensor factor = at::linalg_cholesky(cov);
+  const auto exact = [&](int64_t seed) {
+    return mean +
+           at::matmul(
+               Rng(static_cast<uint64_t>(seed)).normal({draws.x.size(0), kPixels}, at::kDouble),
+               factor.t());
+  };
+  print_posterior("DPI", draws.x, mean, cov);
+  print_posterior("as many exact draws", exact(11), mean, cov);
+}
+
+}  // namespace
+}  // namespace scoreprior
+
+int main(int argc, char** argv) {
+  using namespace scoreprior;
+  keep_freed_memory();
+  set_threads(1);
+  const std::vector<std::string> args(argv + 1, argv + argc);
+  const auto argument = [&](size_t i, const char* fallback) {
+    return i < args.size() ? args[i] : std::string(fallback);
+  };
+  const std::string what = argument(0, "");
+  if (what == "logp") {
+    study_logp(argument(1, "exact"), std::stoll(argument(2, "64")), std::stoll(argument(3, "256")));
+  } else if (what == "tolerance" && args.size() > 2) {
+    study_tolerance(std::stoll(args[1]), {args.begin() + 2, args.end()});
+  } else if (what == "posterior" && args.size() > 4) {
+    study_posterior(args[1], args[2], args[3], std::stoll(args[4]), {args.begin() + 5, args.end()});
+  } else {
+    std::fprintf(stderr,
+                 "usage: gaussian_study logp | tolerance | posterior ... (see the first lines of "
+                 "its source)\n");
+    return 64;
+  }
+  return 0;
+}

@@ -1,0 +1,2 @@
+add_executable(logp_work ${CMAKE_CURRENT_SOURCE_DIR}/logp_work.cpp)
+target_link_libraries(logp_work PRIVATE scoreprior_diffusion scoreprior_data scoreprior_warnings)

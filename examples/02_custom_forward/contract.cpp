@@ -1,0 +1,11 @@
+// The installed contract kit: shapes, batches, dot test, linearity and gradient, in both dtypes.
+#include "row_means.h"
+#include "scoreprior/testing/forward_contract.h"
+
+namespace scoreprior::testing {
+INSTANTIATE_TEST_SUITE_P(Mine, ForwardContract,
+                         ::testing::Values(ForwardCase{
+                             "row_means", [](at::ScalarType) {
+                               return std::make_unique<RowMeans>(Shape{3, 8, 6}, 2.0);
+                             }}));
+}  // namespace scoreprior::testing

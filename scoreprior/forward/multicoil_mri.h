@@ -1,0 +1,55 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "scoreprior/forward/forward_model.h"
+#include "scoreprior/forward/linear_function.h"
+
+namespace scoreprior {
+
+/// Magnetic resonance imaging with several receive coils:
+///
+///   Y_j = mask * F(S_j * x),  F the centred orthonormal FFT, zero frequency at (H/2, W/2)
+///
+/// x [B,1,H,W] is a real image, [B,2,H,W] the real and imaginary part of a complex one. y
+/// [B,2*K*coils]: real then imaginary halves, each the K sampled points row by row with the coil
+/// fastest. Points outside the mask are not part of y, so chi^2 counts measured numbers only.
+/// Linear; norm at most 1 when sum |S|^2 <= 1 and the mask holds zeros and ones.
+/// A stated noise level is that of the complex number: each real entry has noise/sqrt(2).
+///   Cost: one complex FFT per coil and image; the centring is folded into maps and mask.
+class MulticoilMri final : public ForwardModel, private LinearMap {
+ public:
+  /// channels 1 or 2; maps complex [coils,H,W]; mask [H,W], weights, zero = not sampled.
+  MulticoilMri(int64_t channels, const at::Tensor& maps, const at::Tensor& mask,
+               const ForwardContext& context);
+  Shape input_shape() const override { return shape_; }
+  Shape output_shape() const override;
+  bool linear() const override { return true; }
+  double noise_scale() const override { return M_SQRT1_2; }
+  at::Tensor apply(const at::Tensor& x) const override;
+  std::optional<at::Tensor> adjoint(const at::Tensor& y) const override;
+  /// Sum over coils of conj(S_j) times the zero-filled inverse FFT, over sum |S_j|^2 where that is
+  /// not 0 (SENSE combination).
+  std::optional<at::Tensor> naive_inverse(const at::Tensor& y) const override;
+
+  /// k-space as scanners' files hold it, complex [B,coils,H,W], to y and back (zeros where not
+  /// sampled). Values are taken as measured: the mask's weights are not applied.
+  at::Tensor measurement(const at::Tensor& kspace) const;
+  at::Tensor kspace(const at::Tensor& y) const;
+  const at::Tensor& maps() const { return maps_; }
+
+ private:
+  at::Tensor product(const at::Tensor& x) const override;
+  at::Tensor transposed_product(const at::Tensor& y) const override;
+  at::Tensor complex_of(const at::Tensor& y) const;  ///< [B,coils,K]
+
+  Shape shape_;
+  int64_t coils_;
+  at::Tensor maps_;            ///< [coils,H,W] as given
+  at::Tensor sampled_;         ///< flat indices of the sampled points, ascending
+  at::Tensor turned_maps_;     ///< maps times the input half of the centring
+  at::Tensor conjugate_maps_;  ///< their conjugates
+  at::Tensor turned_mask_;     ///< [K] mask times the output half
+  at::Tensor inverse_power_;   ///< [H,W] 1 / sum |S|^2
+};
+
+}  // namespace scoreprior

@@ -1,0 +1,43 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "scoreprior/core/config.h"
+#include "scoreprior/core/observer.h"
+
+namespace scoreprior {
+
+/// One line of a dry run: a fact, or a test with its verdict.
+struct CheckLine {
+  enum class Verdict { kFact, kPassed, kLook, kFailed };
+  std::string part;      ///< "data", "operator", "likelihood", "prior", "cost"
+  std::string name;      ///< what was looked at
+  std::string measured;  ///< a number or a few words
+  std::string text;      ///< limit or meaning
+  Verdict verdict = Verdict::kFact;
+};
+
+struct CheckReport {
+  std::vector<CheckLine> lines;
+  std::string settings;  ///< the resolved configuration as TOML
+  bool passed() const;   ///< no line failed; lines to look at do not count
+};
+
+/// What `run` would do with this configuration, without doing it:
+///
+///   data        counts, ranges, sigma and signal-to-noise of every data product; how large the
+///               model of a plain image is beside them; chi^2 of the truth, where there is one
+///   operator    the contract of the forward model (check_contract): shapes, batches, linearity,
+///   dot
+///               test, gradient, in float64 and in the run's dtype
+///   likelihood  finite, batch = stacked singles, gradient against central differences in float64
+///   prior       the same with one fixed stream of random numbers
+///   cost        seconds of one gradient of each, seconds of 1000, memory at the batch of [infer]
+///
+/// Throws like `run` for a configuration or data that `run` would not accept.
+CheckReport check(const Config& config, Observer& observer);
+
+/// The report as a table, the settings first.
+std::string check_text(const CheckReport& report);
+
+}  // namespace scoreprior

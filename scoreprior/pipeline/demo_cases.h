@@ -1,0 +1,30 @@
+#pragma once
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "scoreprior/core/config.h"
+#include "scoreprior/pipeline/run.h"
+
+namespace scoreprior {
+
+/// What `scoreprior demo NAME` hands to a demo.
+struct DemoRequest {
+  std::filesystem::path folder;
+  std::string command_line;
+  std::function<Config(Config)> adjust;  ///< applies the user's overrides to the configuration
+};
+
+/// A file that comes with the program. Throws MissingFileError.
+std::filesystem::path shipped_file(const std::filesystem::path& relative);
+
+/// 2d: a mixture of Gaussians seen through one number, whose posterior is known in closed form,
+/// against DPI with the exact and the ELBO prior, importance resampling and Laplace's
+/// approximation.
+RunOutcome demo_2d(const DemoRequest& request, Observer& observer);
+
+/// denoise: a colour image of the test split of the shipped dead-leaves prior in noise of sigma
+/// 0.2; the exact and the ELBO prior side by side.
+RunOutcome demo_denoise(const DemoRequest& request, Observer& observer);
+
+}  // namespace scoreprior

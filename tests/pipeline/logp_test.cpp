@@ -1,0 +1,209 @@
+#include "scoreprior/pipeline/logp.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "scoreprior/core/errors.h"
+#include "scoreprior/core/rng.h"
+#include "scoreprior/io/fits_image.h"
+#include "scoreprior/io/npy.h"
+#include "scoreprior/io/png.h"
+#include "scoreprior/io/toml.h"
+
+namespace scoreprior {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kMean = 0.5, kSigma = 0.2, kT0 = 1e-3;
+const char* kLaw =
+    "[score]\nname = \"gaussian\"\nmean = 0.5\nsigma = 0.2\nshape = [1, 4, 4]\n[score.sde]\n"
+    "type = \"vp\"\n";
+
+class LogpTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("sp-logp-" + std::to_string(::getpid()));
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  std::string save(const std::string& name, const at::Tensor& a) const {
+    io::write_npy(folder_ / name, a);
+    return (folder_ / name).string();
+  }
+  LogpResult evaluate(const std::string& images, const std::string& extra = "",
+                      const std::string& method = "all") const {
+    Session session;
+    session.dtype = at::kDouble;
+    Observer observer;
+    return log_densities(io::parse_toml(kLaw + extra), images, method, 3, session, observer);
+  }
+  void expect_error(const std::string& images, const std::string& says,
+                    const std::string& extra = "", const std::string& method = "path") const {
+    try {
+      evaluate(images, extra, method);
+      ADD_FAILURE() << "no error, expected: " << says;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(says), std::string::npos) << e.what();
+    }
+  }
+  fs::path folder_;
+};
+
+at::Tensor some_images(int64_t n) {
+  return kMean + kSigma * Rng(1).normal({n, 1, 4, 4}, at::kDouble);
+}
+
+// The law at t0 of VP with beta 0.1..20, by hand.
+at::Tensor closed_form(const at::Tensor& x) {
+  const double b = 0.1 * kT0 + 19.9 * kT0 * kT0 / 2, alpha = std::exp(-b / 2);
+  const double v = alpha * alpha * kSigma * kSigma + 1 - std::exp(-b);
+  return -0.5 * (x - alpha * kMean).square().flatten(1).sum(1) / v - 8 * std::log(2 * M_PI * v);
+}
+
+TEST_F(LogpTest, ThreeMethodsAgreeWithTheClosedForm) {
+  const at::Tensor x = some_images(5);
+  const std::string draws = "[path]\npaths = 16\nsteps = 64\n[elbo]\nreplicates = 16\n";
+  const LogpResult r = evaluate(save("x.npy", x), draws + "[images]\nbatch = 2\n");
+  ASSERT_EQ(r.columns.size(), 3u);
+  ASSERT_EQ(r.names.size(), 5u);
+  const at::Tensor exact = closed_form(x);
+  for (const LogpColumn& c : r.columns) {
+    // The prior stands for the law at t = 1, whose mean is alpha_1 kMean = 0.0033 per pixel: a
+    // normal error of 0.0033 sqrt(16) = 0.013 for a latent, of which 0.05 is four standard
+    // deviations. The bound is one on p_0, which differs by less.
+    const double slack = 0.05;
+    const at::Tensor steps =
+        c.step_error.defined() && c.method == "ode" ? c.step_error : at::zeros_like(exact);
+    const at::Tensor allowed = 5 * c.random_error + 2 * steps + slack;
+    EXPECT_TRUE(((c.log_prob - exact).abs() < allowed).all().item<bool>())
+        << c.method << "\n"
+        << c.log_prob - exact << "\n"
+        << allowed;
+    EXPECT_TRUE((c.evaluations > 0).all().item<bool>());
+    EXPECT_GT(c.seconds, 0);
+  }
+  EXPECT_EQ(r.columns[2].evaluations[0].item<int64_t>(), 16 * 64);
+  // Rows do not depend on how they are batched.
+  const LogpResult whole = evaluate(save("x.npy", x), draws, "path");
+  EXPECT_LT((whole.columns[0].log_prob - r.columns[2].log_prob).abs().max().item<double>(), 1e-9);
+}
+
+TEST_F(LogpTest, WritesTextJsonAndArrays) {
+  const LogpResult r = evaluate(save("x.npy", some_images(2)), "[ode]\nn_probes = 2\n");
+  const std::string text = logp_text(r);
+  for (const char* part : {"log p ode", "+- probes", "+- solver", "ELBO", "gap", "log p path",
+                           "bits/dim", "mean", "evaluations per image", "t0 = 0.001"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  const auto j = nlohmann::json::parse(logp_json(r));
+  EXPECT_EQ(j["names"].size(), 2u);
+  EXPECT_NEAR(j["methods"]["ode"]["bits_per_dim"][0].get<double>(),
+              -r.columns[0].log_prob[0].item<double>() / (16 * std::log(2.0)), 1e-12);
+  const io::Arrays a = logp_arrays(r);
+  EXPECT_TRUE(a.count("ode_step_error") && a.count("elbo_random_error") && a.count("path_nfe"));
+  EXPECT_FALSE(a.count("elbo_step_error"));
+}
+
+TEST_F(LogpTest, ReadsEveryKindOfImage) {
+  const at::Tensor x = some_images(3).clamp(0, 1);
+  const at::Tensor bytes = (x * 255).round().to(at::kByte);
+  const at::Tensor levels = bytes.to(at::kDouble) / 255;
+  const at::Tensor exact = closed_form(levels);
+  const auto matches = [&](const LogpResult& r, const at::Tensor& want) {
+    EXPECT_EQ(r.columns[0].log_prob.size(0), want.size(0));
+    EXPECT_LT((r.columns[0].log_prob - want).abs().max().item<double>(), 0.02);
+  };
+  const std::string ode = "[ode]\nrtol = 1e-6\natol = 1e-6\n";
+  const LogpResult r = evaluate(save("b.npy", bytes), ode, "ode");
+  EXPECT_TRUE(r.bytes);
+  matches(r, exact);
+  matches(evaluate(save("nhw.npy", levels.squeeze(1)), ode, "ode"), exact);
+  matches(evaluate(save("nhwc.npy", levels.permute({0, 2, 3, 1}).contiguous()), ode, "ode"), exact);
+  matches(evaluate(save("hw.npy", levels[1][0]), ode, "ode"), exact.slice(0, 1, 2));
+  io::write_npz(folder_ / "two.npz", {{"a", levels}, {"b", levels + 0.01}});
+  matches(evaluate((folder_ / "two.npz").string(), ode + "[images]\narray = \"a\"\n", "ode"),
+          exact);
+  fs::create_directories(folder_ / "pictures");
+  for (int64_t i = 0; i < 3; ++i) {
+    io::Raster raster;
+    raster.width = raster.height = 4;
+    raster.channels = 1;
+    const at::Tensor one = bytes[i].contiguous();
+    raster.data.assign(one.data_ptr<uint8_t>(), one.data_ptr<uint8_t>() + 16);
+    io::write_png(folder_ / "pictures" / (std::to_string(i) + ".png"), raster);
+  }
+  matches(evaluate((folder_ / "pictures").string(), ode, "ode"), exact);
+  matches(evaluate((folder_ / "pictures" / "2.png").string(), ode, "ode"), exact.slice(0, 2, 3));
+  io::SkyImage sky;
+  sky.pixels = levels[0][0] * 0.1;
+  sky.pixel_size_rad = 1e-11;
+  io::write_fits_image(folder_ / "sky.fits", sky);
+  matches(evaluate((folder_ / "sky.fits").string(),
+                   ode + "[images]\ntotal_flux = " + std::to_string(levels[0].sum().item<double>()),
+                   "ode"),
+          exact.slice(0, 0, 1));
+  const LogpResult generated =
+      evaluate("gaussian_field", "[images]\ncount = 2\nfirst = 1\n", "path");
+  EXPECT_EQ(generated.names, (std::vector<std::string>{"1", "2"}));
+}
+
+// (level + u)/256 with u in [0,1).
+TEST_F(LogpTest, DequantisesBytes) {
+  const at::Tensor bytes = at::full({1, 4, 4}, 128, at::kByte);
+  const LogpResult plain = evaluate(save("b.npy", bytes), "", "ode");
+  const LogpResult spread = evaluate(save("b.npy", bytes), "[images]\ndequantize = true\n", "ode");
+  EXPECT_TRUE(spread.dequantized);
+  // A shift of at most 2/256 of the pixels at 0.5 changes the exponent by up to 16 (1/128)^2 /
+  // 0.08.
+  const double change =
+      (plain.columns[0].log_prob - spread.columns[0].log_prob).abs().item<double>();
+  EXPECT_GT(change, 1e-5);
+  EXPECT_LT(change, 0.02);
+}
+
+TEST_F(LogpTest, AcceptsARunConfiguration) {
+  const std::string images = save("x.npy", some_images(1));
+  const Config run = io::parse_toml(
+      "title = \"a run\"\n[data]\nfile = \"y.npz\"\n[prior]\nname = \"score_ode\"\ntrace = "
+      "\"exact\"\nweight = 1.0\n[prior.score]\nname = \"gaussian\"\nmean = 0.5\nsigma = 0.2\nshape "
+      "= [1, 4, 4]\n[infer]\nname = \"dpi\"\n");
+  Session session;
+  session.dtype = at::kDouble;
+  Observer observer;
+  const LogpResult r = log_densities(run, images, "ode", 0, session, observer);
+  EXPECT_EQ(r.columns[0].random_error.item<double>(), 0);  // the prior's exact trace is used
+}
+
+TEST_F(LogpTest, AFailedSolverIsSaid) {
+  const LogpResult r = evaluate(save("x.npy", some_images(2)), "[ode]\nmax_steps = 1\n", "ode");
+  EXPECT_TRUE(at::isnan(r.columns[0].log_prob).all().item<bool>());
+  EXPECT_FALSE(r.columns[0].message.empty());
+  EXPECT_NE(logp_text(r).find("2 image(s) have no value"), std::string::npos);
+}
+
+TEST_F(LogpTest, BadImagesAreOneSentence) {
+  at::Tensor nan = some_images(3);
+  nan[2][0][1][1] = NAN;
+  expect_error(save("nan.npy", nan), "image 2 has pixels that are not finite");
+  expect_error(save("size.npy", at::rand({2, 1, 5, 5}, at::kDouble)),
+               "an array [2,1,5,5], expected images [N,1,4,4] as the model's");
+  expect_error(save("colour.npy", at::rand({2, 3, 4, 4}, at::kDouble)), "expected images");
+  expect_error(save("empty.npy", at::rand({0, 1, 4, 4}, at::kDouble)), "holds no image");
+  expect_error(save("x.npy", some_images(2)), "unknown method", "", "exact");
+  expect_error(save("x.npy", some_images(2)), "unknown key", "[ode]\nrtool = 1.0\n");
+  expect_error(save("x.npy", some_images(2)), "holds 2 image(s)", "[images]\nfirst = 2\n");
+  expect_error((folder_ / "none.npy").string(), "none.npy");
+  expect_error((folder_ / "x.txt").string(), "unknown kind of images");
+  expect_error(save("x.npy", some_images(2)), "steps must be even", "[path]\nsteps = 7\n");
+  io::write_npz(folder_ / "two.npz", {{"a", nan}, {"b", nan}});
+  expect_error((folder_ / "two.npz").string(), "name one by images.array=");
+}
+
+}  // namespace
+}  // namespace scoreprior
