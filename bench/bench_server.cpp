@@ -175,7 +175,10 @@ Work roof_work(const std::string& kind) {
   if (kind == "gemm") {
     const at::Tensor a = Rng(8).normal({2048, 2048}), b = Rng(9).normal({2048, 2048}),
                      c = at::empty({2048, 2048});
-    return [=]() mutable { at::mm_out(c, a, b); };
+    return [=] {
+      at::Tensor into = c;
+      at::mm_out(into, a, b);
+    };
   }
   SP_CHECK(kind == "conv", "bench", "unknown roof ", kind);
   const at::Tensor x = Rng(8).normal({16, 128, 32, 32}).contiguous(at::MemoryFormat::ChannelsLast);
