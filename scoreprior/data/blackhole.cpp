@@ -1,13 +1,13 @@
 #include "scoreprior/data/blackhole.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/data/rendered_batch.h"
 
 namespace scoreprior {
 namespace {
@@ -495,24 +495,17 @@ BlackholeParameters Blackhole::parameters(int64_t index) const {
 
 at::Tensor Blackhole::batch(const std::vector<int64_t>& indices, const Rng& /*rng*/) const {
   const int64_t size = options_.image_size, pixels = size * size;
-  const int64_t n = static_cast<int64_t>(indices.size());
-  at::Tensor out = at::empty({n, 1, size, size}, at::kFloat);
-  float* data = out.data_ptr<float>();
   const double flux = total_flux();
-  at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* image = data + i * pixels;
-      render_into(parameters(indices[i]), size, options_.fov_uas, 1, image);
-      double sum = 0, peak = 0;
-      for (int64_t j = 0; j < pixels; ++j) {
-        sum += image[j];
-        peak = std::max(peak, static_cast<double>(image[j]));
-      }
-      const float scale = static_cast<float>(options_.peak_one ? 1 / peak : flux / sum);
-      for (int64_t j = 0; j < pixels; ++j) image[j] *= scale;
+  return rendered_batch("blackhole", indices, image_shape(), [&](int64_t index, float* image) {
+    render_into(parameters(index), size, options_.fov_uas, 1, image);
+    double sum = 0, peak = 0;
+    for (int64_t j = 0; j < pixels; ++j) {
+      sum += image[j];
+      peak = std::max(peak, static_cast<double>(image[j]));
     }
+    const float scale = static_cast<float>(options_.peak_one ? 1 / peak : flux / sum);
+    for (int64_t j = 0; j < pixels; ++j) image[j] *= scale;
   });
-  return out;
 }
 
 std::unique_ptr<Dataset> make_blackhole(const Config& config, const std::string& split) {

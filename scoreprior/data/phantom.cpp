@@ -1,12 +1,12 @@
 #include "scoreprior/data/phantom.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/data/rendered_batch.h"
 
 namespace scoreprior {
 namespace {
@@ -180,16 +180,8 @@ void Phantom::render(int64_t index, float* image) const {
 }
 
 at::Tensor Phantom::batch(const std::vector<int64_t>& indices, const Rng& /*rng*/) const {
-  const int64_t n = static_cast<int64_t>(indices.size());
-  for (const int64_t index : indices)
-    SP_CHECK(index >= 0, "phantom", "expected an index >= 0, got ", index);
-  at::Tensor out = at::empty(batched(n, image_shape()), at::kFloat);
-  float* data = out.data_ptr<float>();
-  const int64_t pixels = numel(image_shape());
-  at::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) render(indices[i], data + i * pixels);
-  });
-  return out;
+  return rendered_batch("phantom", indices, image_shape(),
+                        [this](int64_t index, float* pixels) { render(index, pixels); });
 }
 
 std::unique_ptr<Dataset> make_phantom(const Config& config, const std::string& split) {

@@ -34,6 +34,26 @@ constexpr const char* kSkyConvention =
 constexpr const char* kMriConvention =
     "image = fftshift(ifft2(ifftshift(kspace))), orthonormal: k = 0 at index n/2";
 
+[[noreturn]] void fail_unknown_kind(const fs::path& path) {
+  throw DataError(path.string() +
+                  ": unknown kind of file (known: .uvfits .fits .npy .npz .png .tif .h5 .mat "
+                  ".cfl .txt of ehtim .idx *-ubyte .bin .tfrecord)");
+}
+
+// Whether a text is a table of telescopes: the first line that is no comment has its six columns.
+bool looks_like_sites(const std::string& text) {
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) {
+    std::istringstream words(line);
+    std::string first, word;
+    if (!(words >> first) || first[0] == '#') continue;
+    int more = 0;
+    while (words >> word) ++more;
+    return more >= 5;
+  }
+  return false;
+}
+
 std::string data_kind(const fs::path& path) {
   std::string name = path.filename().string();
   std::transform(name.begin(), name.end(), name.begin(),
@@ -320,6 +340,8 @@ DataFile read_data_file(const fs::path& path) {
     const std::string head = io::read_text(path).substr(0, 4000);
     if (head.find("FOVX") != std::string::npos) {
       d = sky_file("ehtim sky image (text)", io::read_ehtim_image(path));
+    } else if (!looks_like_sites(head)) {
+      fail_unknown_kind(path);
     } else {
       const auto sites = io::read_ehtim_array(path);
       d.kind = "ehtim telescope array (text)";
@@ -344,9 +366,7 @@ DataFile read_data_file(const fs::path& path) {
   } else if (kind == "tfrecord") {
     d = tfrecord_file(path);
   } else {
-    throw DataError(path.string() +
-                    ": unknown kind of file (known: .uvfits .fits .npy .npz .png .tif .h5 .mat "
-                    ".cfl .txt .idx *-ubyte .bin .tfrecord)");
+    fail_unknown_kind(path);
   }
   return d;
 }

@@ -98,7 +98,7 @@ struct Problem {
 };
 
 constexpr const char* kSmall =
-    "n_draws = 2000\nbatch = 2000\nrho_start = 1.0\nrho_end = 0.04\nanneal = 60\nhold = 10\n"
+    "n_draws = 4000\nbatch = 4000\nrho_start = 1.0\nrho_end = 0.04\nanneal = 60\nhold = 10\n"
     "data_start = 0.1\ndata_full = 0.2\n";
 
 // Independent chains, so the mean of N draws has standard error sqrt(C_ii / N) and an entry of the

@@ -205,7 +205,6 @@ class BadInputTest : public ::testing::Test {
                   "\x89PNG\r\n\x1a\n but no more");
     write_bytes(root() / "picture" / "only.png", "\x89PNG\r\n\x1a\n but no more");
     write_bytes(root() / "notes.txt", "hello");
-    write_bytes(root() / "notes.unknown", "hello");
     fs::create_symlink("/dev/full", root() / "full.npy");
 
     const std::string good = slurp(root() / "sky" / "observation.uvfits");
@@ -541,7 +540,7 @@ std::vector<BadInput> BadInputTest::table() {
         "truncated.npy: truncated");
   plain("npy_garbage", {"info", "@/garbage.npy"}, 65, "garbage.npy: not an NPY file");
   plain("npy_header", {"info", "@/header.npy"}, 65, "header.npy: ");
-  plain("info_unknown", {"info", "@/notes.unknown"}, 65, "unknown kind of file");
+  plain("info_unknown", {"info", "@/notes.txt"}, 65, "unknown kind of file");
   plain("info_folder", {"info", "@/sky"}, 65, "not a run folder");
   const auto logp = [&](const std::string& name, const Words& rest, int code,
                         const std::string& says) {

@@ -20,11 +20,11 @@ Outcome demo_run(const std::filesystem::path& folder, const std::string& name,
 
 TEST(Demo, PlaneComparesEveryWayWithTheExactPosterior) {
   const auto folder = fresh_folder("sp_demo_2d");
-  const Outcome o = demo_run(
-      folder, "2d",
-      {"ode.infer.steps=5", "elbo.infer.steps=5", "ode.infer.batch=16", "elbo.infer.batch=16",
-       "ode.infer.n_draws=2000", "elbo.infer.n_draws=2000", "ode.infer.proposals=1",
-       "comparison.sets=4"});
+  const Outcome o =
+      demo_run(folder, "2d",
+               {"ode.infer.steps=5", "elbo.infer.steps=5", "ode.infer.batch=16",
+                "elbo.infer.batch=16", "ode.infer.n_draws=2000", "elbo.infer.n_draws=2000",
+                "ode.infer.proposals=1", "comparison.sets=4"});
   ASSERT_EQ(o.code, 0) << o.err;
   const auto j = nlohmann::json::parse(slurp(folder / "out" / "summary.json"));
   // The closed form by hand: a.m = -0.15 and 0.15, variance 0.01 x 6.89 + 0.04.
@@ -33,8 +33,8 @@ TEST(Demo, PlaneComparesEveryWayWithTheExactPosterior) {
   EXPECT_NEAR(j["true_mode_weights"][0].get<double>(), up / (up + down), 1e-12);
   EXPECT_NEAR(j["log_evidence"].get<double>(),
               std::log(0.5 * (up + down) / std::sqrt(2 * M_PI * v)), 1e-12);
-  // Importance resampling is exact up to its own noise, Laplace has one mode. The ratio is mostly the
-  // squared error of the mode weights over its mean: five is 2.2 standard deviations.
+  // Importance resampling is exact up to its own noise, Laplace has one mode. The ratio is mostly
+  // the squared error of the mode weights over its mean: five is 2.2 standard deviations.
   EXPECT_LT(j["methods"]["importance"]["ratio"].get<double>(), 5);
   EXPECT_EQ(j["methods"]["importance"]["modes_lost"], 0);
   EXPECT_NEAR(j["methods"]["importance"]["mode_weights"][0].get<double>(), up / (up + down),
