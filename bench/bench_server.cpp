@@ -1,11 +1,14 @@
 // Answers one workload name a line with the seconds it took; see ratios.py.
 //   {large,small,shipped}_{forward,vjp,train}  networks; small and shipped at batch 64, large at 16
+//   {large,small,shipped}_divgrad  one Hutchinson probe: drift, divergence and the gradient of both
+//                     (forward, vector-Jacobian product, derivative of the product); large at 4
 //   realnvp_DIM       forward, backward, clip and Adam of a RealNVP, batch 64, 32 flow steps
 //   dpi               a whole step of variational inference: RealNVP (32 steps, D = 1024), ELBO of
 //   the shipped
 //                     architecture, closures of a night of the EHT 2017; batch 64
 //   roof_conv, roof_gemm   4.83 GFLOP of oneDNN's 3x3 convolution, 17.18 GFLOP of matrix product
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <unistd.h>
@@ -29,6 +32,7 @@
 #include "scoreprior/infer/vi.h"
 #include "scoreprior/io/toml.h"
 #include "scoreprior/likelihood/likelihood.h"
+#include "scoreprior/nets/double_backward.h"
 #include "scoreprior/nets/score_net.h"
 #include "scoreprior/priors/prior.h"
 
@@ -59,7 +63,7 @@ Work network_work(const std::string& net_name, const std::string& kind) {
   const Config config = bench_net(net_name);
   std::shared_ptr<ScoreNet> net = score_nets().make(config, "ncsnpp");
   net->initialize(Rng(1));
-  const int64_t batch = large ? 16 : 64;
+  const int64_t batch = kind == "divgrad" ? (large ? 4 : 16) : large ? 16 : 64;
   const at::Tensor x = Rng(2).uniform({batch, large ? 3 : 1, 32, 32});
   const at::Tensor t = Rng(3).uniform({batch}) * 999;
   const at::Tensor v = Rng(4).normal(x.sizes());
@@ -75,6 +79,17 @@ Work network_work(const std::string& net_name, const std::string& kind) {
     return [=] {
       const at::Tensor leaf = x.detach().requires_grad_(true);
       torch::autograd::grad({(net->forward(leaf, t) * v).sum()}, {leaf});
+    };
+  }
+  if (kind == "divgrad") {
+    net->freeze();
+    const at::Tensor e = Rng(5).rademacher(x.sizes(), at::kFloat);
+    return [=] {
+      const DoubleBackwardScope twice;
+      const at::Tensor leaf = x.detach().requires_grad_(true);
+      const at::Tensor s = net->forward(leaf, t);
+      const at::Tensor pull = torch::autograd::grad({s}, {leaf}, {e}, true, true)[0];
+      torch::autograd::grad({(pull * e).sum() + (s * v).sum()}, {leaf});
     };
   }
   SP_CHECK(kind == "train", "bench", "unknown workload ", kind);

@@ -3,9 +3,10 @@
 attention): the yardstick of bench/ratios.py. As a server it reads one workload name a line and answers seconds.
 
     eager_ncsnpp.py --threads 2 [--once WORKLOAD]
-Workloads: {large,small,shipped}_{forward,vjp,train}; "flops NAME" answers with the floating-point operations of its
+Workloads: {large,small,shipped}_{forward,vjp,train,divgrad} (divgrad: drift, divergence of one Hutchinson probe and
+the gradient of both; batch 4 for large, else 16); "flops NAME" answers with the floating-point operations of its
 convolutions, matrix products and attention (2 a multiply-add; the backward pass counts once for inputs, once more for
-weights).
+weights; divgrad counts forward, product and the derivatives of both).
 """
 import argparse, math, sys, time
 import torch
@@ -158,11 +159,14 @@ class Workload:
     def __init__(self, name):
         net, self.kind = name.split("_")
         size, channels, nf, mult, blocks, attn, batch = NETS[net]
+        if self.kind == "divgrad":
+            batch = 4 if net == "large" else 16
         torch.manual_seed(0)
         self.net = Ncsnpp(size, channels, nf, mult, blocks, attn)
         self.x = torch.rand(batch, channels, size, size)
         self.t = torch.rand(batch) * 999
         self.v = torch.randn_like(self.x)
+        self.e = torch.randint(0, 2, self.x.shape) * 2.0 - 1
         self.net.requires_grad_(self.kind == "train")
         if self.kind == "train":
             self.adam = torch.optim.Adam(self.net.parameters(), lr=2e-4)
@@ -183,7 +187,7 @@ class Workload:
             self.net(self.x, self.t)
         for h in handles:
             h.remove()
-        return total[0] * {"forward": 1, "vjp": 2, "train": 3}[self.kind]
+        return total[0] * {"forward": 1, "vjp": 2, "train": 3, "divgrad": 4}[self.kind]
 
     def __call__(self):
         if self.kind == "forward":
@@ -192,6 +196,11 @@ class Workload:
         elif self.kind == "vjp":
             x = self.x.clone().requires_grad_(True)
             torch.autograd.grad((self.net(x, self.t) * self.v).sum(), x)
+        elif self.kind == "divgrad":
+            x = self.x.clone().requires_grad_(True)
+            s = self.net(x, self.t)
+            pull = torch.autograd.grad(s, x, self.e, create_graph=True)[0]
+            torch.autograd.grad((pull * self.e).sum() + (s * self.v).sum(), x)
         else:
             self.adam.zero_grad(set_to_none=True)
             (self.net(self.x, self.t) - self.v).square().mean().backward()

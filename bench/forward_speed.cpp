@@ -5,6 +5,7 @@
 // Prints medians of each, the median of the ratios of neighbours in time, arithmetic done and its
 // share of the matrix product's rate, measured in the same minute.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <chrono>

@@ -8,6 +8,7 @@
 //       TASK denoise | deblur, PRIOR elbo | ode: DPI against the closed-form posterior; key=value
 //       set [prior] and [infer]
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <chrono>

@@ -1,6 +1,7 @@
 #include "scoreprior/diffusion/path_estimator.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 

@@ -1,6 +1,7 @@
 #include "scoreprior/diffusion/probability_flow.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/types.h>
 

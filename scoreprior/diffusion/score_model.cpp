@@ -179,6 +179,10 @@ std::unique_ptr<ScoreModel> make_network_score(const Config& config, at::ScalarT
   net->load(file.weights, path.string());
   net->to(dtype, device);
   net->freeze();
+  if (config.get<bool>("bfloat16", false)) {
+    if (dtype != at::kFloat) config.fail("bfloat16", "goes with dtype = \"float32\" only");
+    net->use_bfloat16_convolutions();
+  }
   return std::make_unique<NetworkScore>(std::move(net), std::move(sde), dtype, device, range);
 }
 

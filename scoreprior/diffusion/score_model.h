@@ -57,6 +57,7 @@ class NetworkScore final : public ScoreModel {
 /// means, covs | sigmas) with [.sde]. Analytic scores are those of the diffused law: mixture of
 /// N(alpha m_k, alpha^2 C_k + std^2 I). `mean` is a .npy file or, with `shape`, one number for all
 /// pixels; `shape` also reshapes a flat mean. They take x of any shape with that many pixels.
+/// `bfloat16 = true` lets a network's convolutions run in that precision.
 /// Throws MissingFileError, DataError (weights that do not fit the network, damaged file),
 /// ConfigError.
 std::unique_ptr<ScoreModel> make_score_model(const Config& config, at::ScalarType dtype,

@@ -9,6 +9,7 @@
 ///   stay in the support, have the same y
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 

@@ -7,6 +7,7 @@
 /// multiply-adds an image.
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 

@@ -8,6 +8,7 @@
 ///   observation's
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 

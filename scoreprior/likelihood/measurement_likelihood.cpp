@@ -1,6 +1,7 @@
 #include "scoreprior/likelihood/measurement_likelihood.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 

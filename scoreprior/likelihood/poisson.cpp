@@ -18,6 +18,7 @@
 /// under the truth for any rate.
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 

@@ -205,8 +205,9 @@ struct Resampler {
   at::Tensor down(const at::Tensor& x) const { return fir ? fir_down(x, taps) : mean_down(x); }
   at::Tensor up(const at::Tensor& x) const { return fir ? fir_up(x, taps) : nearest_up(x); }
   at::Tensor down(const at::Tensor& x, const Conv& c) const {
-    if (fir) return conv2d(fir_same(x, taps, 2, 1), c.weight, c.bias, 2, 0);
-    return conv2d(channels_last(at::constant_pad_nd(x, {0, 1, 0, 1})), c.weight, c.bias, 2, 0);
+    if (fir) return conv2d(fir_same(x, taps, 2, 1), c.weight, c.bias, 2, 0, c.packed);
+    return conv2d(channels_last(at::constant_pad_nd(x, {0, 1, 0, 1})), c.weight, c.bias, 2, 0,
+                  c.packed);
   }
   at::Tensor up(const at::Tensor& x, const Conv& c) const {
     if (!fir) return c(nearest_up(x));
@@ -432,6 +433,9 @@ class Unet final : public ScoreNet {
     parameters_changed();
   }
   void freeze() override { set_.freeze(); }
+  void use_bfloat16_convolutions() override {
+    for (const auto& p : packed_) p->use_bfloat16();
+  }
   void parameters_changed() override {
     for (const auto& p : packed_) p->clear();
   }

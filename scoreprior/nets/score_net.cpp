@@ -1,6 +1,7 @@
 #include "scoreprior/nets/score_net.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "scoreprior/core/errors.h"
 

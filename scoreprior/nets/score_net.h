@@ -37,6 +37,11 @@ class ScoreNet {
   /// No parameter asks for a gradient any more; lets the implementation drop what only training
   /// needs.
   virtual void freeze() = 0;
+  /// float32 networks: operands, results and their gradients rounded to bfloat16 in every
+  /// convolution, sums in float32; norms, attention and embeddings are as before. Uses the
+  /// processor's or GPU's bfloat16 units where there are any, otherwise rounds and is no faster.
+  /// Relative error of the output about 1 %: for training and bounds, not for exact log p.
+  virtual void use_bfloat16_convolutions() = 0;
   /// Raw parameter storage was changed outside autograd (optimiser): drop packed copies.
   virtual void parameters_changed() {}
 };

@@ -1,6 +1,7 @@
 #include "scoreprior/pipeline/check.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -79,6 +80,8 @@ class DryRun {
     const Measurement data = load_measurement(config_, shape, session);
     inferences().make(config_.table("infer"), "dpi",
                       InferenceContext{session.dtype, session.device});
+    for (const char* only_simulate : {"truth", "observe"})
+      if (config_.is_table(only_simulate)) config_.table(only_simulate).mark_used();
     config_.require_all_used();
     report_.settings = config_.to_toml();
 

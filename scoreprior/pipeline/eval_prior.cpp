@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/pipeline/eval.h"

@@ -1,6 +1,7 @@
 #include "scoreprior/pipeline/posterior_report.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 #include <ctime>
@@ -61,31 +62,35 @@ void measure_against_truth(const Measurement& data, PosteriorNumbers& n) {
   const at::Tensor mean = n.pixels.mean.unsqueeze(0);
   const double range = truth.max().item<double>() - std::min(0.0, truth.min().item<double>());
   const at::Tensor mask = stats::bright_mask(n.pixels.mean, kBrightFraction);
-  for (int k = 1; k <= 19; ++k) n.levels.push_back(0.05 * k);
-  n.coverage = stats::coverage(n.x, truth, n.levels, mask);
-  const auto draw_psnr = stats::psnr(n.x, truth, range);
-  n.metrics = {
-      {"PSNR of the mean [dB]", stats::psnr(mean, truth, range).item<double>()},
-      {"PSNR of draws, mean [dB]", draw_psnr.mean().item<double>()},
-      {"PSNR of draws, sd [dB]", draw_psnr.std().item<double>()},
-      {"SSIM of the mean", stats::ssim(mean, truth, range).item<double>()},
-      {"NXCORR of the mean", stats::nxcorr(mean, truth).item<double>()},
-      {"NRMSE of the mean", stats::nrmse(mean, truth).item<double>()},
-      {"pixels of the truth in the central 50 %", stats::coverage(n.x, truth, {0.5}, mask)[0]},
-      {"pixels of the truth in the central 90 %", stats::coverage(n.x, truth, {0.9}, mask)[0]}};
+  n.metrics = {{"PSNR of the mean [dB]", stats::psnr(mean, truth, range).item<double>()},
+               {"SSIM of the mean", stats::ssim(mean, truth, range).item<double>()},
+               {"NXCORR of the mean", stats::nxcorr(mean, truth).item<double>()},
+               {"NRMSE of the mean", stats::nrmse(mean, truth).item<double>()}};
+  if (n.x.size(0) > 1) {  // one image, as of `map`, has no spread to compare
+    for (int k = 1; k <= 19; ++k) n.levels.push_back(0.05 * k);
+    n.coverage = stats::coverage(n.x, truth, n.levels, mask);
+    const auto draw_psnr = stats::psnr(n.x, truth, range);
+    n.metrics.insert(n.metrics.begin() + 1,
+                     {{"PSNR of draws, mean [dB]", draw_psnr.mean().item<double>()},
+                      {"PSNR of draws, sd [dB]", draw_psnr.std().item<double>()}});
+    for (const int percent : {50, 90})
+      n.metrics.emplace_back("pixels of the truth in the central " + std::to_string(percent) + " %",
+                             stats::coverage(n.x, truth, {percent / 100.0}, mask)[0]);
+  }
   const at::Tensor naive = data.likelihood->naive_image();
   if (naive.defined() && naive.sizes() == mean.sizes()) {
     const at::Tensor a = naive.to(at::kCPU, at::kDouble);
     n.metrics.emplace_back("NXCORR of the naive image", stats::nxcorr(a, truth).item<double>());
     n.metrics.emplace_back("PSNR of the naive image [dB]",
                            stats::psnr(a, truth, range).item<double>());
+    n.metrics.emplace_back("SSIM of the naive image", stats::ssim(a, truth, range).item<double>());
   }
 }
 
 PosteriorNumbers numbers_of(const Draws& draws, const Measurement& data) {
   PosteriorNumbers n;
   n.x = finite_draws(draws.x.to(at::kCPU, at::kDouble));
-  if (n.x.size(0) < 2) throw DataError("fewer than two finite draws; nothing to report");
+  if (n.x.size(0) < 1) throw DataError("no finite draw; nothing to report");
   n.pixels = stats::summarize_pixels(n.x);
   at::NoGradGuard off;
   const auto context = data.likelihood->event_shape();

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <omp.h>
 
 #include <algorithm>
@@ -401,6 +402,11 @@ Training::Training(const Config& config, const fs::path& folder, Observer& obser
 
   net->initialize(rng_.split("init"));
   net->to(session_.dtype, session_.device);
+  if (options_.bfloat16) {
+    if (session_.dtype != at::kFloat)
+      training.fail("bfloat16", "goes with dtype = \"float32\" only");
+    net->use_bfloat16_convolutions();
+  }
   model_ = std::make_unique<NetworkScore>(std::move(net), std::move(sde), session_.dtype,
                                           session_.device, train_data_->range());
   adam_ = std::make_unique<FlatAdam>(model_->net().parameters());

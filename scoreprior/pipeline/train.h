@@ -22,6 +22,7 @@ struct TrainingOptions {
   int64_t sample_every = 5000;
   int64_t samples = 16;
   int64_t bad_steps = 20;
+  bool bfloat16 = false;
   template <class F>
   void fields(F&& f) {
     f("steps", steps, "updates of the weights");
@@ -35,6 +36,7 @@ struct TrainingOptions {
     f("sample_every", sample_every, "steps between sample grids (0 = never)");
     f("samples", samples, "images of a sample grid");
     f("bad_steps", bad_steps, "non-finite losses in a row that end the training");
+    f("bfloat16", bfloat16, "convolutions in bfloat16, everything else in float32");
   }
 };
 

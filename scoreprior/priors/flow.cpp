@@ -3,6 +3,7 @@
  * | gaussian_diagonal | gaussian_low_rank and its options). Exact and normalised; batch statistics
  * are the stored ones. Cost: one pass through the couplings. */
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <filesystem>
 

@@ -3,6 +3,7 @@
  * the rng that is passed. [prior.score] names the model (weights = "model.safetensors", or an
  * analytic law). Cost: n_times network evaluations per image, one more with the offset. */
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "scoreprior/core/posterior_faces.h"
 #include "scoreprior/diffusion/denoising_draw.h"

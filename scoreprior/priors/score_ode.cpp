@@ -9,6 +9,7 @@
  * more with the derivative of these products. A batch beyond max_batch, or beyond memory, is
  * split. */
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "scoreprior/diffusion/model_file.h"
 #include "scoreprior/diffusion/probability_flow.h"
@@ -70,6 +71,8 @@ std::unique_ptr<LogDensity> make_score_ode(const Config& config, const PriorCont
   const auto o = config.read<ScoreOdeOptions>();
   checked_weight(config, o.weight);
   check_options(config, o);
+  if (config.table("score").get<bool>("bfloat16", false))
+    config.table("score").fail("bfloat16", "the exact log-density needs float32 convolutions");
   auto model = make_score_model(config.table("score"), context.dtype, context.device);
   if (!context.image_shape.empty() && context.image_shape != model->event_shape())
     config.fail("score", "the score model is for images " + to_string(model->event_shape()) +

@@ -14,6 +14,7 @@
  *  A prior that knows the image size (score model, flow) must stand before those that do not,
  * unless the problem says it. Stochastic terms draw from the stream named after their key. */
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 

@@ -312,20 +312,28 @@ Table chi2_table(const RunReport& report) {
 std::string histogram_svg(const std::string& title, const std::string& x_label,
                           const std::vector<double>& values,
                           const std::vector<std::pair<std::string, double>>& marks) {
+  const std::vector<double> v = sorted_finite(values);
+  // A mark far off the draws would squeeze them into one bar: its value is written instead.
+  const auto far_off = [&](double x) {
+    const double reach = v.empty() ? 0 : 2 * (v.back() - v.front());
+    return reach > 0 && (x < v.front() - reach || x > v.back() + reach);
+  };
   PlotOptions o;
   o.title = title;
   o.x_label = x_label;
+  for (const auto& [name, x] : marks)
+    if (far_off(x)) o.x_label += " (" + name + " off the scale: " + number_text(x, 3) + ")";
   o.y_label = "Draws";
   o.height = 245;
   o.width = 360;
-  const std::vector<double> v = sorted_finite(values);
   o.description = "Histogram of " + title + " over " + counted(int64_t(v.size()), "draw") +
                   (v.empty() ? "" : ", median " + number_text(quantile_of(v, 0.5)));
   SvgPlot plot(o);
   plot.histogram(v, SvgPlot::kBlue);
   constexpr SvgPlot::Color kMarkColors[] = {SvgPlot::kRed, SvgPlot::kGreen, SvgPlot::kPurple};
   for (size_t i = 0; i < marks.size(); ++i)
-    plot.vertical(marks[i].second, kMarkColors[i % 3], marks[i].first);
+    if (!far_off(marks[i].second))
+      plot.vertical(marks[i].second, kMarkColors[i % 3], marks[i].first);
   return plot.svg();
 }
 

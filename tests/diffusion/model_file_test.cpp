@@ -1,6 +1,7 @@
 #include "scoreprior/diffusion/model_file.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>

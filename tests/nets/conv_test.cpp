@@ -2,6 +2,9 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <cmath>
+#include <memory>
+
 #include "scoreprior/core/rng.h"
 #include "scoreprior/nets/detail/conv.h"
 #include "scoreprior/nets/detail/layers.h"
@@ -52,6 +55,39 @@ TEST(Conv, FrozenWeightsAllowSecondDerivatives) {
     return torch::autograd::grad({(g * g).sum()}, {x})[0];
   };
   EXPECT_LT(relative_error(hessian_product(true), hessian_product(false)), 2e-5);
+}
+
+// Against float64 sums of the rounded operands: what is left is the rounding of the result, half a
+// unit in the last of 8 bits. Against the exact convolution: three such roundings.
+TEST(Conv, Bfloat16RoundsOperandsAndResults) {
+  const double unit = std::pow(2.0, -8);
+  for (const int64_t channels : {3, 16}) {
+    for (const bool frozen : {false, true}) {
+      const at::Tensor x = channels_last(conv_draw("x", {4, channels, 8, 8})).requires_grad_(true);
+      const at::Tensor w = (conv_draw("w", {32, channels, 3, 3}) * 0.1).requires_grad_(!frozen);
+      const at::Tensor b = at::zeros({32});
+      const at::Tensor v = conv_draw("v", {4, 32, 8, 8});
+      const auto packed = std::make_shared<PackedWeights>();
+      packed->use_bfloat16();
+      const auto rounded = [](const at::Tensor& a) {
+        return a.detach().to(at::kBFloat16).to(at::kDouble);
+      };
+      const at::Tensor y = conv2d(x, w, b, 1, 1, packed);
+      EXPECT_EQ(y.scalar_type(), at::kFloat);
+      const at::Tensor of_rounded = at::conv2d(rounded(x), rounded(w), {}, 1, 1);
+      const at::Tensor error = (y.to(at::kDouble) - of_rounded).abs();
+      // float32 sums may push a value over to the next step, hence a whole unit
+      EXPECT_TRUE((error <= unit * of_rounded.abs() + 1e-6).all().item<bool>()) << channels;
+      EXPECT_GT(error.max().item<double>(), 1e-4) << "nothing was rounded";
+      const at::Tensor exact = at::conv2d(x, w, b, 1, 1);
+      EXPECT_LT(relative_error(y, exact.to(at::kDouble)), 3 * unit);
+
+      const at::Tensor gx = torch::autograd::grad({(y * v).sum()}, {x})[0];
+      const at::Tensor gx_exact = torch::autograd::grad({(exact * v).sum()}, {x})[0];
+      EXPECT_LT(relative_error(gx, gx_exact.to(at::kDouble)), 3 * unit);
+      EXPECT_GT(relative_error(gx, gx_exact.to(at::kDouble)), 1e-4) << "the gradient was exact";
+    }
+  }
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // What every entry of the prior catalogue promises, on a 6x6 image.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/types.h>

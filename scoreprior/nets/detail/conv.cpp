@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "scoreprior/core/errors.h"
@@ -100,16 +101,55 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
   };
 };
 
+// Rounds the value here and the gradient on its way back.
+at::Tensor round_to_bfloat16(const at::Tensor& x) { return x.to(at::kBFloat16).to(at::kFloat); }
+
+bool has_bfloat16_units(const at::Tensor& x) {
+  if (!x.is_cpu()) return true;
+#if defined(__x86_64__)
+  static const bool units = __builtin_cpu_supports("avx512bf16");
+  return units;
+#else
+  return false;
+#endif
+}
+
+// The bias is added in float32, after the rounding.
+at::Tensor bfloat16_conv(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                         int64_t stride, int64_t padding, PackedWeights& packed) {
+  const at::Tensor shift = bias.view({1, -1, 1, 1});
+  if (has_bfloat16_units(x))
+    return channels_last(at::conv2d(x.to(at::kBFloat16), weight.to(at::kBFloat16), {},
+                                    {stride, stride}, {padding, padding})
+                             .to(at::kFloat)) +
+           shift;
+  const at::Tensor zero = at::zeros({weight.size(0)}, weight.options().requires_grad(false));
+  return round_to_bfloat16(conv2d(round_to_bfloat16(x), packed.rounded(weight), zero, stride,
+                                  padding, packed.of_rounded())) +
+         shift;
+}
+
 }  // namespace
+
+void PackedWeights::forget_other_weights(const at::Tensor& weight) {
+  if (data_ == weight.data_ptr() && version_ == weight._version()) return;
+  packed_[0] = packed_[1] = rounded_weight_ = at::Tensor();
+  data_ = weight.data_ptr();
+  version_ = static_cast<uint32_t>(weight._version());
+}
+
+at::Tensor PackedWeights::rounded(const at::Tensor& weight) {
+  if (weight.requires_grad()) return round_to_bfloat16(weight);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  forget_other_weights(weight);
+  if (!rounded_weight_.defined()) rounded_weight_ = round_to_bfloat16(weight);
+  return rounded_weight_;
+}
 
 at::Tensor PackedWeights::get(const at::Tensor& weight, bool transposed) {
   if (weight.requires_grad()) return pack_weights(weight, transposed);
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (data_ != weight.data_ptr() || version_ != weight._version()) {
-    packed_[0] = packed_[1] = at::Tensor();
-    data_ = weight.data_ptr();
-    version_ = static_cast<uint32_t>(weight._version());
-  }
+  forget_other_weights(weight);
   at::Tensor& packed = packed_[transposed];
   if (!packed.defined()) packed = pack_weights(weight, transposed);
   return packed;
@@ -117,11 +157,14 @@ at::Tensor PackedWeights::get(const at::Tensor& weight, bool transposed) {
 
 void PackedWeights::clear() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  packed_[0] = packed_[1] = at::Tensor();
+  packed_[0] = packed_[1] = rounded_weight_ = at::Tensor();
+  if (rounded_) rounded_->clear();
 }
 
 at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                   int64_t stride, int64_t padding, const std::shared_ptr<PackedWeights>& packed) {
+  if (packed && packed->bfloat16() && x.scalar_type() == at::kFloat)
+    return bfloat16_conv(x, weight, bias, stride, padding, *packed);
   if (winograd_applies(x, weight, stride, padding))
     return WinogradConv::apply(channels_last(x), weight, bias, false, packed);
   return channels_last(at::conv2d(x, weight, bias, {stride, stride}, {padding, padding}));

@@ -1,6 +1,7 @@
 #include "scoreprior/nets/detail/parameter_set.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 
