@@ -9,7 +9,8 @@ its share of the practical roof: the better of oneDNN's best convolution and the
 same round. Operations are those of the direct convolution, so that a fast algorithm may pass 100 %.
 
 Networks: large = NCSN++ nf 64, 4 blocks, 32x32x3, batch 16; shipped = the architecture of models/blackhole-32, batch
-64. realnvp_1024 = one training step, 32 flow steps, batch 64; dpi = one whole step of variational inference.
+64; divgrad = drift, divergence of one probe and the gradient of both, batch 4 (large) or 16. realnvp_1024 = one
+training step, 32 flow steps, batch 64; dpi = one whole step of variational inference.
 """
 import argparse, os, statistics, subprocess, sys
 
@@ -17,7 +18,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "67108864"}
 NETWORK, FLOW, STEP = "eager_ncsnpp.py", "eager_realnvp.py", "eager_dpi.py"
 SCRIPTS = {"realnvp": FLOW, "dpi": STEP}
-WORKLOADS = [f"{n}_{k}" for n in ("large", "shipped") for k in ("forward", "vjp", "train")] + ["realnvp_1024", "dpi"]
+NETWORK_KINDS = ("forward", "vjp", "train", "divgrad")
+WORKLOADS = [f"{n}_{k}" for n in ("large", "shipped") for k in NETWORK_KINDS] + ["realnvp_1024", "dpi"]
 ROOFS = {"roof_conv": 2 * 16 * 32 * 32 * 128 * 128 * 9, "roof_gemm": 2 * 2048 ** 3}  # floating-point operations
 
 

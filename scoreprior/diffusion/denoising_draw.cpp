@@ -1,9 +1,11 @@
 #include "scoreprior/diffusion/denoising_draw.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <vector>
 
 #include "scoreprior/core/errors.h"
@@ -25,6 +27,25 @@ at::Tensor time_of_ratio(const Sde& sde, const at::Tensor& ratio, double t0) {
     high = at::where(below, high, middle);
   }
   return (low + high) / 2;
+}
+
+// Size of the finite difference, relative to the noise.
+constexpr double kNudge = 0.1;
+// c^2 of a prior of one eigenvalue v is 1 + r^2 / v, without bound as the noise r grows.
+constexpr double kMostStretch = 1e6;
+
+/// Noise of covariance about J = dD/du from standard normals n: c J n, where c matches the trace,
+/// |c J n|^2 = n . J n. Exact where the eigenvalues of J are 0 and one other value.
+at::Tensor clean_spread(const std::function<at::Tensor(const at::Tensor&)>& jacobian_product,
+                        const at::Tensor& n) {
+  const at::Tensor j = jacobian_product(n);
+  const auto dot = [](const at::Tensor& a, const at::Tensor& b) {
+    return (a * b).flatten(1).sum(1);
+  };
+  const at::Tensor c2 = (dot(n, j) / dot(j, j).clamp_min(1e-30)).clamp(1, kMostStretch);
+  std::vector<int64_t> shape(n.dim(), 1);
+  shape[0] = n.size(0);
+  return j * c2.sqrt().view(shape);
 }
 
 }  // namespace
@@ -54,11 +75,23 @@ at::Tensor draw_denoised(const ScoreModel& model, const at::Tensor& noisy, doubl
     const double alpha = alphas[k].item<double>(), std = stds[k].item<double>();
     const at::Tensor t = at::full({batch}, times[k].item<double>(),
                                   at::TensorOptions().dtype(model.dtype()).device(model.device()));
-    const at::Tensor clean = at::add(u, model.score(u * alpha, t), std * std / alpha);
-    if (k == intervals) return clean;
-    const double keep = std::pow(ratios[k + 1] / ratios[k], 2);
-    const at::Tensor noise = rng.at(k).normal(u.sizes(), model.dtype()).to(model.device());
-    u = clean + (u - clean) * keep + noise * (ratios[k + 1] * std::sqrt(1 - keep));
+    const auto clean_of = [&](const at::Tensor& x) {
+      return at::add(x, model.score(x * alpha, t), std * std / alpha);
+    };
+    const Rng here = rng.at(k);
+    const auto normal = [&](const char* name) {
+      return here.split(name).normal(u.sizes(), model.dtype()).to(model.device());
+    };
+    const at::Tensor clean = clean_of(u);
+    const double nudge = kNudge * std / alpha;
+    const at::Tensor spread =
+        clean_spread([&](const at::Tensor& e) { return (clean_of(u + e * nudge) - clean) / nudge; },
+                     normal("spread"));
+    const double ratio = std / alpha;
+    if (k == intervals) return clean + spread * ratio;
+    const double keep = std::pow(ratios[k + 1] / ratio, 2);
+    u = clean + (u - clean) * keep + spread * (ratio * (1 - keep)) +
+        normal("noise") * (ratios[k + 1] * std::sqrt(1 - keep));
   }
 }
 

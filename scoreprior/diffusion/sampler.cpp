@@ -1,11 +1,13 @@
 #include "scoreprior/diffusion/sampler.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 #include <functional>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/diffusion/flow_equation.h"
 #include "scoreprior/ode/integrate.h"
 
 namespace scoreprior {
@@ -118,12 +120,21 @@ at::Tensor probability_flow_sample(const ScoreModel& model, const SamplerOptions
   solver.solver = options.solver;
   solver.rtol = options.rtol;
   solver.atol = options.atol;
-  const ode::Rhs flow = [&](const at::Tensor& t, const ode::State& y, const at::Tensor&) {
-    return ode::State{model.sde().probability_flow_drift(y[0], t, model.score(y[0], t))};
+  const bool exponential = options.solver.rfind("exp", 0) == 0;
+  const auto equation = make_flow_equation(model.sde(), exponential ? "log_snr" : "time",
+                                           options.data_std, options.t0);
+  const ode::Rhs flow = [&](const at::Tensor& time, const ode::State& y, const at::Tensor&) {
+    const FlowPoint p = equation->at(time);
+    const at::Tensor score = model.score(y[0] * expand_like_batch(p.m, y[0]), p.t);
+    return ode::State{y[0] * expand_like_batch(p.a, y[0]) + score * expand_like_batch(p.b, y[0])};
   };
-  ode::Solution solution = ode::integrate(flow, {z}, 1.0, options.t0, solver);
+  ode::Problem problem;
+  problem.weight = equation->weight();
+  problem.stops = equation->stops();
+  ode::Solution solution = ode::integrate(flow, {z / equation->end_scale()}, equation->end(),
+                                          equation->begin(), solver, problem);
   if (solution.summary.status != Status::kConverged) throw DataError(solution.summary.message);
-  return solution.y[0];
+  return solution.y[0] * equation->begin_scale();
 }
 
 namespace {

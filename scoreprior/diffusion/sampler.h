@@ -23,6 +23,7 @@ struct SamplerOptions {
   bool probability_flow = false;
   bool batch_norms = false;
   std::string solver = "dopri5";
+  double data_std = 0.5;
   double rtol = 1e-5, atol = 1e-5;
   int64_t max_batch = 256;
   template <class F>
@@ -37,7 +38,10 @@ struct SamplerOptions {
     f("denoise", denoise, "return the noise-free mean of the last step");
     f("probability_flow", probability_flow, "deterministic predictor");
     f("batch_norms", batch_norms, "Langevin norms averaged over the batch, as in [Song21]");
-    f("solver", solver, "method ode: heun | bosh3 | dopri5 | tsit5 | dopri8");
+    f("solver", solver,
+      "method ode: heun | bosh3 | dopri5 | tsit5 | dopri8 in time | exp2 | exp3 | exp2m | exp3m | "
+      "exp4m in log-SNR");
+    f("data_std", data_std, "exp solvers: root mean square of the pixels");
     f("rtol", rtol, "method ode: relative tolerance");
     f("atol", atol, "method ode: absolute tolerance");
     f("max_batch", max_batch, "most images in one network call");

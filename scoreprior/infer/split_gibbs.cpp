@@ -8,10 +8,11 @@
  * rho: the reverse diffusion from x draws it, with no approximation but its time steps. x | z is
  * drawn by Hamiltonian Monte Carlo with the metric G = I/rho^2 + J^T J of the data at z
  * [Girolami11] (held during the move, so that the move is exact), in which the conditional is
- * nearly a standard normal law. rho falls from rho_start to rho_end over `anneal` iterations, which
- * lets chains choose their modes while the coupling is loose, and stays there for `hold` more; the
- * marginal of z tends to the posterior as rho_end -> 0. Every draw is the end of a chain of its own
- * (or one of `keep` states), so that nothing depends on batch mates.
+ * nearly a standard normal law; where the data are linear in x it is normal and drawn at once. rho
+ * falls from rho_start to rho_end over `anneal` iterations, which lets chains choose their modes
+ * while the coupling is loose, and stays there for `hold` more; the marginal of z tends to the
+ * posterior as rho_end -> 0. Every draw is the end of a chain of its own (or one of `keep` states),
+ * so that nothing depends on batch mates.
  *
  * x moves in the row space of the data's linear part only; beyond it x | z is normal. A draw is
  * z + P (x - z) with P = I - G^-1 / rho^2: the data's values in the directions the data determine,
@@ -41,8 +42,8 @@ struct SplitGibbsOptions {
   int64_t anneal = 200;
   int64_t hold = 10;
   int64_t keep = 1;
-  double steps_per_efold = 2;
-  double data_start = 1e-6;
+  double steps_per_efold = 1;
+  double data_start = 0;
   double data_full = 0.9;
   double init_mean = 0.03;
   int64_t trajectories = 2;
@@ -61,7 +62,8 @@ struct SplitGibbsOptions {
     f("keep", keep, "draws taken from one chain, evenly over the second half of `hold`");
     f("steps_per_efold", steps_per_efold, "denoising steps per factor e of noise");
     f("data_start", data_start,
-      "power of the likelihood at the start, from where it grows geometrically to 1");
+      "power of the likelihood at the start, from where it grows geometrically to 1; 0 = 1 (all of "
+      "it at once) where the data are linear in the image, else 1e-6");
     f("data_full", data_full, "share of `anneal` after which the likelihood has its full power");
     f("init_mean", init_mean, "pixel level chains start from, under noise rho_start");
     f("trajectories", trajectories, "Hamiltonian trajectories per iteration");
@@ -74,6 +76,7 @@ struct SplitGibbsOptions {
   }
 };
 
+constexpr double kDataStart = 1e-6;
 constexpr double kTargetAcceptance = 0.75;
 constexpr double kAdaptation = 0.3;
 constexpr int64_t kMetricPixels = 4096;  // beyond, the data space costs too much memory
@@ -138,6 +141,10 @@ class CouplingMetric {
         at::bmm(j_.transpose(1, 2), j_) + at::eye(j_.size(2), j_.options()) * precision;
     inverse_ = at::cholesky_inverse(at::linalg_cholesky(g));
   }
+  /// Whether G is the precision of x | z everywhere, not only near z.
+  bool exact() const { return diagonal_.defined(); }
+  /// N(0, G^-1) from standard normals [B,R]; `exact` only.
+  at::Tensor spread(const at::Tensor& n) const { return n / diagonal_.sqrt(); }
   /// Rows of the Jacobian, the length of `m` below.
   int64_t rows() const { return j_.defined() ? j_.size(1) : 0; }
   /// N(0, G) from standard normals n [B,R] and m [B,rows].
@@ -191,7 +198,7 @@ class SplitGibbs final : public Inference {
     need(o_.hold >= 1, "hold", "must be positive");
     need(o_.keep >= 1 && o_.keep <= (o_.hold + 1) / 2, "keep",
          "must lie between 1 and half of hold");
-    need(o_.data_start > 0 && o_.data_start <= 1, "data_start", "must lie in (0, 1]");
+    need(o_.data_start >= 0 && o_.data_start <= 1, "data_start", "must lie in [0, 1]");
     need(o_.data_full > 0 && o_.data_full <= 1, "data_full", "must lie in (0, 1]");
     need(o_.steps_per_efold > 0, "steps_per_efold", "must be positive");
     need(o_.trajectories >= 1, "trajectories", "must be positive");
@@ -219,11 +226,13 @@ class SplitGibbs final : public Inference {
     return o_.rho_start * std::pow(o_.rho_end / o_.rho_start, share);
   }
   /// The power of the likelihood: chains that saw all of the data at once would freeze in the first
-  /// mode of the non-linear data they meet.
-  double data_power(int64_t iteration) const {
+  /// mode of the non-linear data they meet. Linear data have one mode, and their power must not
+  /// wait until a small rho holds the chains where the prior alone put them.
+  double data_power(int64_t iteration, bool linear) const {
+    const double start = o_.data_start > 0 ? o_.data_start : linear ? 1.0 : kDataStart;
     const double share = std::min(
         1.0, static_cast<double>(iteration) / (o_.data_full * static_cast<double>(o_.anneal)));
-    return std::pow(o_.data_start, 1 - share);
+    return std::pow(start, 1 - share);
   }
   struct Problem {
     const Target& target;
@@ -231,6 +240,7 @@ class SplitGibbs final : public Inference {
     Shape event;
     const ResidualJacobian* data;  // both null: the identity metric in all of the pixels
     const ResidualJacobian* rest;
+    bool linear;  // the data, as far as they show it
     DataSpace space;
   };
   Potential potential(const Problem& problem, const at::Tensor& x, const at::Tensor& z, double rho,
@@ -283,6 +293,18 @@ at::Tensor SplitGibbs::move(const Problem& problem, Chains& chains, double rho, 
     metric.emplace(problem.space, *problem.data, problem.rest, image, rho, power);
     // Where the data see nothing, x | z is normal.
     const at::Tensor free = chains.z + rng.split("free").normal({batch, dim}, at::kDouble) * rho;
+    if (metric->exact()) {  // linear data: N(z - G^-1 gradient(z), G^-1)
+      const at::Tensor slope =
+          at::mm(potential(problem, chains.z, chains.z, rho, power, rng).gradient, basis);
+      const at::Tensor n = rng.split("momentum").normal({batch, basis.size(1)}, at::kDouble);
+      const at::Tensor seen = at::mm(chains.z, basis) - metric->velocity(slope) + metric->spread(n);
+      const at::Tensor x = free + at::mm(seen - at::mm(free, basis), basis.t());
+      const at::Tensor finite = at::isfinite(x).all(1);
+      nonfinite += batch - finite.sum().item<int64_t>();
+      chains.x = at::where(finite.unsqueeze(1), x, chains.x);
+      log_likelihood = potential(problem, chains.x, chains.z, rho, power, rng).log_likelihood;
+      return finite.to(at::kDouble);
+    }
     chains.x = free + at::mm(at::mm(chains.x - free, basis), basis.t());
   }
   const auto to_space = [&](const at::Tensor& a) { return metric ? at::mm(a, basis) : a; };
@@ -343,13 +365,12 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
         "infer split_gibbs needs a prior with a diffusion model (score_elbo or score_ode)");
   const auto* rest = dynamic_cast<const ResidualJacobian*>(denoiser->rest());
   const auto* data = dynamic_cast<const ResidualJacobian*>(&target.likelihood);
+  const bool linear =
+      data &&
+      !data->slopes(at::zeros(batched(1, event), context_.dtype).to(context_.device)).defined();
   if (o_.metric == "identity" || dim > kMetricPixels || (denoiser->rest() && !rest)) data = nullptr;
-  Problem problem{target, *denoiser, event, data, rest, {}};
-  if (data) {
-    const bool linear =
-        !data->slopes(at::zeros(batched(1, event), context_.dtype).to(context_.device)).defined();
-    problem.space = data_space(*data, rest, linear);
-  }
+  Problem problem{target, *denoiser, event, data, rest, linear, {}};
+  if (data) problem.space = data_space(*data, rest, linear);
   const int64_t chains_total = (o_.n_draws + o_.keep - 1) / o_.keep;
   const int64_t iterations = o_.anneal + o_.hold;
   const int64_t batches = (chains_total + o_.batch - 1) / o_.batch;
@@ -401,7 +422,7 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
       kept = at::zeros({0, dim}, at::kDouble);
     }
     for (; k < iterations; ++k) {
-      const double rho = rho_at(k), power = data_power(k);
+      const double rho = rho_at(k), power = data_power(k, linear);
       const Rng now = here.at(k);
       // x first: its law follows rho at once, and z | x then finds the noise it expects. The other
       // order would leave in z a part of the larger noise of the step before.

@@ -1,6 +1,7 @@
 #include "scoreprior/pipeline/logp.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <chrono>
@@ -30,7 +31,7 @@ namespace fs = std::filesystem;
 struct LogpImageOptions {
   std::string array;
   double scale = 1, total_flux = 0;
-  bool resize = false, dequantize = false, check_range = true;
+  bool resize = false, dequantize = false, perturb = false, check_range = true;
   std::string split = "test";
   int64_t first = 0, count = 0, batch = 16;
   template <class F>
@@ -40,6 +41,8 @@ struct LogpImageOptions {
     f("total_flux", total_flux, "scale every image to this sum of pixels; 0 = leave it");
     f("resize", resize, "crop to a square and resize to the model's size instead of refusing");
     f("dequantize", dequantize, "8-bit pixels: x = (level + u)/256 with u uniform in [0,1)");
+    f("perturb", perturb,
+      "ode, path: x(t0) = alpha(t0) x + std(t0) n, seeded: clean images are no draws of p_t0");
     f("check_range", check_range, "refuse pixels far outside the range the model was trained on");
     f("split", split, "of a data set: train | valid | test");
     f("first", first, "first image taken");
@@ -50,6 +53,8 @@ struct LogpImageOptions {
 
 struct LogpOdeOptions : ProbabilityFlowOptions {
   LogpOdeOptions() {
+    solver = "exp4m";
+    rtol = atol = 1e-4;
     n_probes = 4;
     solver_error = "second";
   }
@@ -420,6 +425,11 @@ std::vector<LogpWay> logp_ways(const Config& config, const std::string& method,
   return ways;
 }
 
+at::Tensor at_time(const Sde& sde, double time, const at::Tensor& x, const Rng& rng) {
+  const at::Tensor t = at::full({1}, time, x.options());
+  return x * sde.mean_coeff(t) + sde.std(t) * rng.normal(x.sizes(), x.scalar_type()).to(x.device());
+}
+
 at::Tensor joined(const std::vector<at::Tensor>& parts) {
   if (parts.empty() || !parts[0].defined()) return {};
   std::vector<at::Tensor> on_cpu;
@@ -529,6 +539,8 @@ LogpResult log_densities(const Config& config, const std::string& images, const 
 
   const int64_t n = in.x.size(0),
                 batch = config.table("images").get<int64_t>("batch", LogpImageOptions().batch);
+  out.perturbed = config.table("images").get<bool>("perturb", false);
+  const Rng noise = rng.split("perturbation");
   const size_t w = ways.size();
   std::vector<std::vector<LogpPart>> parts(w);
   out.columns.resize(w);
@@ -539,7 +551,11 @@ LogpResult log_densities(const Config& config, const std::string& images, const 
     const at::Tensor x = in.x.slice(0, first, last).to(session.device, session.dtype);
     for (size_t k = 0; k < w; ++k) {
       const auto start = std::chrono::steady_clock::now();
-      parts[k].push_back(ways[k].evaluate(x, rng.split(ways[k].name).from_row(first)));
+      // The bound begins with the noise itself.
+      const bool noised = out.perturbed && ways[k].name != "elbo";
+      parts[k].push_back(
+          ways[k].evaluate(noised ? at_time(model->sde(), ways[k].t0, x, noise.from_row(first)) : x,
+                           rng.split(ways[k].name).from_row(first)));
       out.columns[k].seconds +=
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       done += last - first;
@@ -565,6 +581,15 @@ LogpResult log_densities(const Config& config, const std::string& images, const 
     c.evaluations = gather(&LogpPart::evaluations);
     for (const auto& p : parts[k])
       if (!p.message.empty()) c.message = p.message;
+    // log N(0; 0, std^2 I) at t0: a law blurred by that noise reaches no higher anywhere.
+    const double ceiling =
+        static_cast<double>(numel(out.shape)) * -std::log(out.noise * std::sqrt(2 * M_PI));
+    const int64_t above = (c.log_prob > ceiling).sum().item<int64_t>();
+    if (c.method != "elbo" && above > 0 && !out.perturbed)
+      out.notes.push_back(detail::concat(
+          c.method, ": ", above, " image(s) above ", logp_number(ceiling),
+          " nats, which no density with the noise of t0 reaches: the network extrapolates; "
+          "images.perturb=true adds that noise"));
   }
   return out;
 }
@@ -576,7 +601,8 @@ std::string logp_text(const LogpResult& r) {
                                                   : "any range";
   s << "model   " << r.model << ", images " << to_string(r.shape) << " in " << range << "\n"
     << "images  " << r.names.size() << " from " << r.images
-    << (r.dequantized ? ", dequantised" : "") << "\n";
+    << (r.dequantized ? ", dequantised" : "")
+    << (r.perturbed ? ", for ode and path with the noise of t0" : "") << "\n";
   for (const auto& c : r.columns)
     s << c.method << std::string(8 - c.method.size(), ' ') << c.settings << "\n";
   s << "\n";
@@ -615,6 +641,7 @@ std::string logp_json(const LogpResult& r) {
          {"noise", r.noise},
          {"eight_bit", r.bytes},
          {"dequantized", r.dequantized},
+         {"perturbed", r.perturbed},
          {"interrupted", r.interrupted},
          {"notes", r.notes},
          {"names", r.names}};

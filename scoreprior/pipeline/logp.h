@@ -32,6 +32,7 @@ struct LogpResult {
   double t0 = 0, noise = 0;   ///< the density is that of x at t0, where the noise has this std
   bool bytes = false;         ///< the pixels were 8-bit numbers
   bool dequantized = false;
+  bool perturbed = false;          ///< ode and path saw the images with the noise of t0
   std::vector<std::string> names;  ///< [N]
   std::vector<LogpColumn> columns;
   std::vector<std::string> notes;

@@ -118,6 +118,8 @@ TEST(SplitGibbs, GaussianPosterior) {
           split_gibbs(std::string(kSmall) + (metric ? "leapfrog = 5\n" : "leapfrog = 12\n"))
               ->run(target, Rng(seed), observer, store);
       EXPECT_EQ(draws.summary.status, Status::kConverged) << draws.summary.message;
+      // Data that show that they are linear need no Hamiltonian moves.
+      EXPECT_EQ(draws.summary.numbers.at("acceptance") == 1, metric);
       const at::Tensor x = draws.x.flatten(1);
       const double n = static_cast<double>(x.size(0));
       const at::Tensor& c = p.posterior_covariance;
@@ -262,6 +264,7 @@ TEST(SplitGibbs, NeedsADenoiser) {
   StoppingObserver observer;
   EXPECT_THROW(split_gibbs("")->run(problem.target(), Rng(1), observer, store), UsageError);
   EXPECT_THROW(split_gibbs("rho_end = 0.0\n"), ConfigError);
+  EXPECT_THROW(split_gibbs("data_start = -1.0\n"), ConfigError);
   EXPECT_THROW(split_gibbs("rho_start = 0.001\n"), ConfigError);
   EXPECT_THROW(split_gibbs("keep = 9\nhold = 4\n"), ConfigError);
 }

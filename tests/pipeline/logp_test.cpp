@@ -167,6 +167,24 @@ TEST_F(LogpTest, DequantisesBytes) {
   EXPECT_LT(change, 0.02);
 }
 
+TEST_F(LogpTest, PerturbsImagesToTimeZero) {
+  const at::Tensor x = some_images(3);
+  const double b = 0.1 * kT0 + 19.9 * kT0 * kT0 / 2;
+  const at::Tensor noise =
+      Rng(3).split("logp").split("perturbation").normal(x.sizes(), at::kDouble);
+  const at::Tensor at_t0 = std::exp(-b / 2) * x + std::sqrt(1 - std::exp(-b)) * noise;
+  const std::string ode = "[ode]\ntrace = \"exact\"\nrtol = 1e-7\natol = 1e-7\n";
+  const std::string in = save("x.npy", x);
+  const LogpResult r = evaluate(in, ode + "[images]\nperturb = true\nbatch = 2\n");
+  EXPECT_TRUE(r.perturbed);
+  const at::Tensor exact = closed_form(at_t0);
+  EXPECT_LT((r.columns[0].log_prob - exact).abs().max().item<double>(), 0.05);
+  EXPECT_GT((exact - closed_form(x)).abs().max().item<double>(), 0.1) << "nothing was added";
+  // The bound begins with the noise itself and takes the images as they are.
+  const LogpResult clean = evaluate(in, "[images]\nbatch = 2\n", "elbo");
+  EXPECT_EQ((clean.columns[0].log_prob - r.columns[1].log_prob).abs().max().item<double>(), 0);
+}
+
 TEST_F(LogpTest, AcceptsARunConfiguration) {
   const std::string images = save("x.npy", some_images(1));
   const Config run = io::parse_toml(

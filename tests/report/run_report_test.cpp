@@ -222,6 +222,19 @@ TEST_F(Report, EmptyAndOddRunsStillGiveAPage) {
   EXPECT_THROW(write_report(r, folder_ / "missing"), CannotCreateError);
 }
 
+TEST_F(Report, FarMarksAreWrittenBesideTheHistogram) {
+  if (keep_) GTEST_SKIP();
+  RunReport r;
+  r.draws = 32;
+  const auto page = [&](double of_mean) {
+    r.chi2 = {{"phases", at::linspace(0.9, 1.1, 32, at::kDouble), 100, of_mean, {}}};
+    write_report(r, folder_);
+    return io::read_text(folder_ / "report.html");
+  };
+  EXPECT_NE(page(149).find("mean image off the scale: 149"), std::string::npos);
+  EXPECT_EQ(page(1.3).find("off the scale"), std::string::npos);
+}
+
 TEST(Verdict, GradesStatusAndFit) {
   RunReport r;
   r.inference_known = true;
