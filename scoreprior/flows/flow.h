@@ -7,6 +7,7 @@
 
 #include "scoreprior/core/catalog.h"
 #include "scoreprior/core/rng.h"
+#include "scoreprior/core/shape.h"
 
 namespace scoreprior {
 
@@ -52,9 +53,10 @@ struct FlowContext {
   int64_t dim = 0;  ///< 0: the table's own `dim`
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
+  Shape event = {};  ///< [C,H,W] of the image where it is known
 };
 
-/// name = realnvp | gaussian_diagonal | gaussian_low_rank
+/// name = realnvp | gaussian_diagonal | gaussian_low_rank | gaussian_markov
 const Catalog<Flow, const FlowContext&>& flows();
 Catalog<Flow, const FlowContext&>& mutable_flows();
 

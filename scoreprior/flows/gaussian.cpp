@@ -6,6 +6,7 @@
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/shape.h"
 #include "scoreprior/flows/detail/parameter_map.h"
+#include "scoreprior/flows/detail/softplus_output.h"
 #include "scoreprior/flows/flow.h"
 
 namespace scoreprior {
@@ -44,7 +45,8 @@ struct LowRankGaussianOptions : GaussianFlowOptions {
 // log|det du/dz| = sum log_std + log|det(I + V^T U)| (matrix determinant lemma). rank 0: no U, V.
 class GaussianFlow final : public Flow {
  public:
-  GaussianFlow(const GaussianFlowOptions& o, const FlowContext& context) : o_(o) {
+  GaussianFlow(const GaussianFlowOptions& o, const FlowContext& context)
+      : o_(o), output_(o.softplus) {
     type_ = at::TensorOptions().dtype(context.dtype).device(context.device);
     map_.add("mean", {o.dim});
     map_.add("log_std", {o.dim});
@@ -70,10 +72,7 @@ class GaussianFlow final : public Flow {
     }
     const at::Tensor spread = part("log_std").exp() * inner, u = part("mean") + spread;
     Sample out{u, log_det.contiguous()};
-    if (o_.softplus) {
-      out.x = at::softplus(u, 1, 50);
-      out.log_det = out.log_det + at::log_sigmoid(u).sum(1);
-    }
+    output_.apply(out.x, out.log_det);
     if (train) kept_ = {z, projected, spread, u};
     return out;
   }
@@ -81,12 +80,8 @@ class GaussianFlow final : public Flow {
   void backward(const at::Tensor& x_bar, const at::Tensor& log_det_bar) override {
     SP_CHECK(kept_.z.defined() && kept_.z.sizes() == x_bar.sizes(), "gaussian flow",
              "backward() needs a preceding sample(z, true) of as many rows");
-    at::Tensor g = x_bar.to(type_);
     const at::Tensor ld = log_det_bar.to(type_);
-    if (o_.softplus) {
-      const at::Tensor s = at::sigmoid(kept_.u);
-      g = g * s + ld.unsqueeze(1) * (1 - s);
-    }
+    const at::Tensor g = output_.backward(kept_.u, x_bar.to(type_), ld);
     const at::Tensor ld_sum = ld.sum();
     grad("mean").copy_(g.sum(0));
     grad("log_std").copy_((g * kept_.spread).sum(0) + ld_sum);
@@ -103,10 +98,7 @@ class GaussianFlow final : public Flow {
     check_batched("gaussian flow", "x", x_in, {o_.dim});
     at::Tensor u = x_in.to(type_);
     at::Tensor log_det = -part("log_std").sum().expand({u.size(0)});
-    if (o_.softplus) {
-      u = u + at::log(-at::expm1(-u));
-      log_det = log_det - at::log_sigmoid(u).sum(1);
-    }
+    output_.invert(u, log_det);
     at::Tensor z = (u - part("mean")) * (-part("log_std")).exp();
     if (o_.rank > 0) {
       // Woodbury: (I + U V^T)^-1 = I - U (I + V^T U)^-1 V^T
@@ -129,10 +121,7 @@ class GaussianFlow final : public Flow {
   void initialize(const Rng& rng) override {
     parameters_.zero_();
     double mean = o_.init_mean, std = o_.init_std;
-    if (o_.softplus && mean > 0) {
-      std /= -std::expm1(-mean);  // slope of softplus where it equals mean
-      mean = mean + std::log(-std::expm1(-mean));
-    }
+    output_.unmap(mean, std);
     part("mean").fill_(mean);
     part("log_std").fill_(std::log(std));
     if (o_.rank == 0) return;
@@ -152,6 +141,7 @@ class GaussianFlow final : public Flow {
     at::Tensor z, projected, spread, u;
   };
   GaussianFlowOptions o_;
+  detail::SoftplusOutput output_;
   at::TensorOptions type_;
   detail::ParameterMap map_;
   at::Tensor parameters_, gradient_;

@@ -276,7 +276,8 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
   const auto begin_time = std::chrono::steady_clock::now();
   const Shape event = target_event_shape(target);
   const int64_t dim = numel(event);
-  std::unique_ptr<Flow> flow = flows().make(flow_, "realnvp", FlowContext{dim, context_.dtype});
+  std::unique_ptr<Flow> flow =
+      flows().make(flow_, "realnvp", FlowContext{dim, context_.dtype, at::kCPU, event});
   flow->initialize(rng.split("init"));
   BufferAdam adam(flow->flat_parameters(), o_);
   Progress p;

@@ -15,7 +15,6 @@
 #include "scoreprior/pipeline/demo_cases.h"
 #include "scoreprior/pipeline/run_folder.h"
 #include "scoreprior/pipeline/session.h"
-#include "scoreprior/pipeline/warm_start.h"
 #include "scoreprior/priors/prior.h"
 #include "scoreprior/report/contour_plot.h"
 #include "scoreprior/report/html_page.h"
@@ -390,7 +389,6 @@ RunOutcome demo_2d(const DemoRequest& request, Observer& observer) {
     std::unique_ptr<LogDensity> prior;
     std::unique_ptr<Inference> method;
   };
-  // The exact prior's flow begins as the bound's: most of the way there costs a tenth.
   Way ways[] = {{"elbo", "DPI, ELBO prior", report::SvgPlot::kOrange, {}, {}},
                 {"ode", "DPI, exact prior", report::SvgPlot::kBlue, {}, {}}};
   PriorContext prior_context;
@@ -416,17 +414,11 @@ RunOutcome demo_2d(const DemoRequest& request, Observer& observer) {
   };
   std::vector<PlaneResult> results;
   std::vector<at::Tensor> log_q;
-  std::unique_ptr<RunFolder> before;
   for (Way& w : ways) {
     const auto start = clock();
     auto state = std::make_unique<RunFolder>(request.folder / w.key, config);
-    std::unique_ptr<WarmStart> warm;
-    if (before)
-      warm = std::make_unique<WarmStart>(
-          *state, *before, config.table(w.key).table("infer").get<int64_t>("steps", 0));
-    StateStore& store = warm ? static_cast<StateStore&>(*warm) : *state;
     const Draws draws =
-        w.method->run({*w.prior, *likelihood}, rng.split("infer").split(w.key), observer, store);
+        w.method->run({*w.prior, *likelihood}, rng.split("infer").split(w.key), observer, *state);
     if (draws.summary.status == Status::kInterrupted) {
       observer.note("stopped; the same command goes on from the checkpoint in " +
                     state->path().string());
@@ -449,7 +441,6 @@ RunOutcome demo_2d(const DemoRequest& request, Observer& observer) {
     // After resampling the draws are p's, and their log q - log p says nothing of q's own.
     log_q.push_back(std::isnan(r.effective) ? draws.log_q : at::Tensor());
     results.push_back(r);
-    before = std::move(state);
   }
 
   const int64_t n = results[0].x.size(0);

@@ -116,6 +116,7 @@ std::unique_ptr<LogDensity> make_flow_prior(const Config& config, const PriorCon
   flow_context.dim = context.image_shape.empty() ? 0 : numel(context.image_shape);
   flow_context.dtype = context.dtype;
   flow_context.device = context.device;
+  flow_context.event = context.image_shape;
   auto flow = flows().make(config.table("flow"), "realnvp", flow_context);
   flow->load(read_model_file(o.weights).weights, o.weights.string());
   const Shape shape = context.image_shape.empty() ? Shape{flow->dim()} : context.image_shape;

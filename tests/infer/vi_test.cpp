@@ -220,19 +220,26 @@ void expect_posterior(const Draws& d, const GaussianProblem& p, double bias,
             covariance_error);
 }
 
-TEST(Vi, FullRankGaussianRecoversThePosterior) {
+// Families that contain every Gaussian of 16 pixels: full rank, and neighbourhoods of all pixels.
+void expect_full_gaussian_fits(const std::string& name, const std::string& key, int64_t value) {
   const GaussianProblem p(16);
-  Config c = settings("gaussian_low_rank", 3000);
-  put(c, "flow.rank", int64_t{16});
+  Config c = settings(name, 3000);
+  put(c, "flow." + key, value);
   put(c, "lr", 0.01);
   put(c, "grad_clip", 0.0);
   const Draws d = run(c, p.target(), 1, at::kDouble);
   EXPECT_EQ(d.summary.status, Status::kConverged) << d.summary.message;
   EXPECT_EQ(d.summary.numbers.at("invalid_draws"), 0);
-  // The family contains the posterior. 2000 draws: the mean's standard error is 0.022 sd (largest
-  // of 16: 0.06), the covariance's relative Frobenius error sqrt((D+1)/N) = 0.09; plus as much for
-  // the stochastic optimisation.
+  // 2000 draws: the mean's standard error is 0.022 sd (largest of 16: 0.06), the covariance's
+  // relative Frobenius error sqrt((D+1)/N) = 0.09; plus as much for the stochastic optimisation.
   expect_posterior(d, p, 0.12, 0.2);
+}
+
+TEST(Vi, FullRankGaussianRecoversThePosterior) {
+  expect_full_gaussian_fits("gaussian_low_rank", "rank", 16);
+}
+TEST(Vi, MarkovGaussianRecoversThePosterior) {
+  expect_full_gaussian_fits("gaussian_markov", "radius", 15);
 }
 
 // A fit stopped far too early, whose draws alone are wrong by many standard errors; resampled by
