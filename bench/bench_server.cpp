@@ -6,6 +6,10 @@
 //   dpi               a whole step of variational inference: RealNVP (32 steps, D = 1024), ELBO of
 //   the shipped
 //                     architecture, closures of a night of the EHT 2017; batch 64
+//   exactdpi_{checkpoint,direct}  one step with the exact prior: RealNVP (32 steps, D = 3072), log
+//   p
+//                     by 2 Heun steps in time and one probe through the large network, its gradient
+//                     through the steps by that adjoint, denoising likelihood; batch 4
 //   roof_conv, roof_gemm   4.83 GFLOP of oneDNN's 3x3 convolution, 17.18 GFLOP of matrix product
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -130,23 +134,24 @@ Work realnvp_work(int64_t dim) {
   };
 }
 
-// The score model as a file of random weights: only its shape decides the time.
-std::shared_ptr<LogDensity> shipped_prior() {
+// A score model as a file of random weights: only its shape decides the time.
+std::shared_ptr<LogDensity> bench_prior(const std::string& net_name, const Shape& shape,
+                                        const std::string& prior_name, const std::string& keys) {
   ModelFile m;
-  m.net = bench_net("shipped");
+  m.net = bench_net(net_name);
   const auto net = score_nets().make(m.net, "ncsnpp");
   net->initialize(Rng(4));
   m.weights = net->parameters();
   for (const auto& [name, b] : net->buffers()) m.weights[name] = b;
   m.sde = io::parse_toml("type = \"vp\"\n");
-  m.image_shape = {1, 32, 32};
+  m.image_shape = shape;
   const auto path = std::filesystem::temp_directory_path() /
                     ("bench_" + std::to_string(::getpid()) + ".safetensors");
   write_model_file(path, m);
   PriorContext context;
   context.image_shape = m.image_shape;
-  const Config table = io::parse_toml("[score]\nweights = \"" + path.string() + "\"\n");
-  std::shared_ptr<LogDensity> prior = priors().make(table, "score_elbo", context);
+  const Config table = io::parse_toml(keys + "[score]\nweights = \"" + path.string() + "\"\n");
+  std::shared_ptr<LogDensity> prior = priors().make(table, prior_name, context);
   std::filesystem::remove(path);
   return prior;
 }
@@ -174,7 +179,35 @@ Work dpi_work() {
   const int64_t batch = 64, dim = 1024;
   const auto flow = bench_flow(dim);
   const auto adam = std::make_shared<BufferAdam>(flow->flat_parameters(), clipped_adam());
-  const auto prior = shipped_prior(), data = closure_data();
+  const auto prior = bench_prior("shipped", {1, 32, 32}, "score_elbo", ""), data = closure_data();
+  const auto step = std::make_shared<int64_t>(0);
+  return [=] {
+    const int64_t t = (*step)++;
+    const at::Tensor z = Rng(6).at(t).normal({batch, dim});
+    const ElboEstimate e = elbo_step(*flow, Target{*prior, *data}, z, Rng(7).at(t), ElboWeights{});
+    SP_CHECK(e.rows == batch, "bench", "only ", e.rows, " usable rows");
+    adam->step(flow->flat_parameters(), flow->flat_grad(), 1e-5);
+  };
+}
+
+Work exact_dpi_work(const std::string& adjoint) {
+  const int64_t batch = 4, dim = 3 * 32 * 32;
+  const Config flow_table =
+      io::parse_toml("name = \"realnvp\"\nn_flow = 32\ninit_mean = 0.5\ninit_std = 0.2\n");
+  std::shared_ptr<Flow> flow = flows().make(flow_table, "realnvp", FlowContext{dim});
+  flow->initialize(Rng(1));
+  const auto adam = std::make_shared<BufferAdam>(flow->flat_parameters(), clipped_adam());
+  const auto prior =
+      bench_prior("large", {3, 32, 32}, "score_ode",
+                  "solver = \"heun\"\nvariable = \"time\"\nsteps = 2\nn_probes = 1\nadjoint = \"" +
+                      adjoint + "\"\nmax_memory_mib = 1e6\n");
+  Observation observation;
+  observation.y = Rng(5).uniform({3, 32, 32}, at::kDouble);
+  LikelihoodContext context;
+  context.image_shape = {3, 32, 32};
+  context.forward = io::parse_toml("name = \"identity\"\n");
+  const std::shared_ptr<LogDensity> data =
+      likelihoods().make(io::parse_toml("sigma = 0.2\n"), "gaussian", observation, context);
   const auto step = std::make_shared<int64_t>(0);
   return [=] {
     const int64_t t = (*step)++;
@@ -211,6 +244,7 @@ Work work_called(const std::string& name) {
   const std::string family = name.substr(0, cut), kind = name.substr(cut + 1);
   if (family == "realnvp") return realnvp_work(std::stoll(kind));
   if (family == "roof") return roof_work(kind);
+  if (family == "exactdpi") return exact_dpi_work(kind);
   return network_work(family, kind);
 }
 

@@ -2,8 +2,9 @@
 //   visibilities  y = A x and A^T r, 64 images, against the dense complex64 matrix both ways
 //   multicoil_mri y = A x and A^T r, 320 x 320 x 15 coils, against the FFT and inverse FFT alone
 //   forward_speed [--threads N] [--repeats N]
-// Prints medians of each, the median of the ratios of neighbours in time, arithmetic done and its
-// share of the matrix product's rate, measured in the same minute.
+// Prints medians of each, the median of the ratios of neighbours in time, and the shares of two
+// roofs measured in the same rounds: arithmetic at the rate of a 1024^3 float32 matrix product, and
+// the memory traffic that cannot be avoided at the rate of copying 128 MiB (bytes read + written).
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
@@ -37,21 +38,25 @@ double median(std::vector<double> v) {
 }
 
 struct Comparison {
-  double ours = 0, theirs = 0, ratio = 0, gemm_rate = 0;
+  double ours = 0, theirs = 0, ratio = 0, gemm_rate = 0, copy_rate = 0;
+  double arithmetic_share(double operations) const { return 100 * operations / ours / gemm_rate; }
+  double memory_share(double bytes) const { return 100 * bytes / ours / copy_rate; }
 };
 
 Comparison in_turns(int repeats, const std::function<void()>& ours,
                     const std::function<void()>& theirs) {
   const at::Tensor a = Rng(1).normal({1024, 1024}), b = Rng(2).normal({1024, 1024});
+  const at::Tensor from = at::ones({int64_t{1} << 25}), to = at::zeros_like(from);
   ours(), theirs(), at::mm(a, b);
-  std::vector<double> x, y, ratio, rate;
+  std::vector<double> x, y, ratio, rate, copy;
   for (int k = 0; k < repeats; ++k) {
     x.push_back(seconds(ours));
     y.push_back(seconds(theirs));
     rate.push_back(2 * std::pow(1024.0, 3) / seconds([&] { at::mm(a, b); }));
+    copy.push_back(2 * static_cast<double>(from.nbytes()) / seconds([&] { to.copy_(from); }));
     ratio.push_back(y.back() / x.back());
   }
-  return {median(x), median(y), median(ratio), median(rate)};
+  return {median(x), median(y), median(ratio), median(rate), median(copy)};
 }
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) {
@@ -86,12 +91,16 @@ void visibilities(int64_t side, int64_t rows, int64_t batch, int repeats) {
   };
   const Comparison c = in_turns(repeats, ours, dense);
   const double work = transform.multiply_adds(batch) * 4;  // both ways, two operations each
+  // The image in, its gradient out, the visibilities out and in; tables not counted.
+  const auto pixels = static_cast<double>(side * side), numbers = static_cast<double>(2 * rows);
+  const double bytes = 4 * static_cast<double>(batch) * (2 * pixels + 2 * numbers);
   std::printf(
-      "visibilities %3ld x %-3ld %5ld rows, %ld images, %-9s: %8.2f ms, dense complex "
-      "%8.2f ms, ratio %6.1f, %6.2f GFLOP at %4.0f %% of the GEMM rate, differences %.1e %.1e\n",
+      "visibilities %3ld x %-3ld %5ld rows, %ld images, %-9s: %8.2f ms, dense complex %8.2f ms, "
+      "ratio %6.1f, %6.2f GFLOP, %3.0f %% of %.0f GFLOP/s, %3.0f %% of %.1f GB/s, "
+      "differences %.1e %.1e\n",
       side, side, rows, batch, transform.method(batch), 1e3 * c.ours, 1e3 * c.theirs, c.ratio,
-      1e-9 * work, 100 * work / c.ours / c.gemm_rate,
-      largest_difference(parts.first, at::real(dense_vis)),
+      1e-9 * work, c.arithmetic_share(work), 1e-9 * c.gemm_rate, c.memory_share(bytes),
+      1e-9 * c.copy_rate, largest_difference(parts.first, at::real(dense_vis)),
       largest_difference(gradient.reshape({batch, -1}), dense_gradient));
 }
 
@@ -111,10 +120,16 @@ void mri(int64_t side, int64_t coils, int64_t batch, int repeats) {
         at::fft_ifft2(at::fft_fft2(images, c10::nullopt, axes, "ortho"), c10::nullopt, axes,
                       "ortho");
       });
+  // 5 N log2 N for a complex FFT of N points. The coil images do not fit into the caches, so that
+  // each of two FFTs reads and writes them once for each axis.
+  const auto points = static_cast<double>(side * side), fields = static_cast<double>(coils * batch);
+  const double work = 2 * fields * 5 * points * std::log2(points);
+  const double bytes = 2 * 2 * 2 * 8 * fields * points;
   std::printf(
-      "multicoil_mri %ld x %ld x %ld coils, %ld images: %8.2f ms, the FFTs alone %8.2f ms, "
-      "FFT share %.0f %%\n",
-      side, side, coils, batch, 1e3 * c.ours, 1e3 * c.theirs, 100 * c.ratio);
+      "multicoil_mri %ld x %ld x %ld coils, %ld images: %8.2f ms, the FFTs alone %8.2f ms, FFT "
+      "share %.0f %%, %.2f GFLOP, %.0f %% of %.0f GFLOP/s, %.0f %% of %.1f GB/s\n",
+      side, side, coils, batch, 1e3 * c.ours, 1e3 * c.theirs, 100 * c.ratio, 1e-9 * work,
+      c.arithmetic_share(work), 1e-9 * c.gemm_rate, c.memory_share(bytes), 1e-9 * c.copy_rate);
 }
 
 }  // namespace

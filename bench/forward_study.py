@@ -157,12 +157,15 @@ def coverage(draws, truth, level):
     return inside[mean > 0.05 * mean.max()].mean()
 
 
-def nearest(x, target, most=2):
-    """x or its half turn with the shift (up to `most` pixels) that is nearest: all have the same Fourier magnitudes."""
-    turned = x[:, ::-1, ::-1]
-    ways = [np.roll(v, (i, j), (1, 2)) for v in (x, turned) for i in range(-most, most + 1)
+def ways(x, most):
+    """x [...,H,W] and its half turn, with shifts up to `most` pixels: all have the same Fourier magnitudes."""
+    return [np.roll(v, (i, j), (-2, -1)) for v in (x, x[..., ::-1, ::-1]) for i in range(-most, most + 1)
             for j in range(-most, most + 1)]
-    return min(ways, key=lambda v: np.sum((v - target) ** 2))
+
+
+def nearest(x, target, most=2):
+    """The one of them that is nearest."""
+    return min(ways(x, most), key=lambda v: np.sum((v - target) ** 2))
 
 
 def figures(row, image, args):
@@ -191,9 +194,7 @@ def pictures(row, image, args):
     draws, truth, naive, other = load(score, "draws"), load(score, "truth"), load(score, "naive"), load(tv, "mean")
     if row == "phase_retrieval":
         draws = np.stack([nearest(d, draws[0]) for d in draws])
-        turn = lambda v: v[..., ::-1, ::-1]
-        if np.sum((turn(draws.mean(0)) - truth) ** 2) < np.sum((draws.mean(0) - truth) ** 2):
-            draws = turn(draws)
+        draws = min(ways(draws, 10), key=lambda v: np.sum((v.mean(0) - truth) ** 2))  # all of them alike
         naive, other = nearest(naive, truth, 10), nearest(other, truth, 10)
     return draws, draws.mean(0), truth, naive, other
 

@@ -1,12 +1,13 @@
 // How right is a score prior where the truth is in closed form: 16x16 Gaussian random fields. See
 // docs/logp_study.md.
-//   gaussian_study logp [MODEL] [IMAGES] [STEPS]           ODE, bound and path estimator against
-//   log p; no MODEL or "exact" =
-//                                                  the exact score
-//   gaussian_study tolerance IMAGES MODEL...       evaluations and error against the solver's
-//   tolerance gaussian_study posterior TASK PRIOR MODEL STEPS [key=value ...]
-//       TASK denoise | deblur, PRIOR elbo | ode: DPI against the closed-form posterior; key=value
-//       set [prior] and [infer]
+//   gaussian_study logp [MODEL] [IMAGES] [STEPS]
+//       ODE, bound and path estimator against log p; no MODEL or "exact" = the exact score
+//   gaussian_study tolerance IMAGES MODEL...
+//       evaluations and error against the solver's tolerance
+//   gaussian_study posterior TASK PRIOR MODEL STEPS [key=value ...]
+//       DPI against the closed-form posterior. TASK denoise | deblur, PRIOR elbo | ode | both: ode
+//       that goes on from elbo's flow. key=value set [prior] and [infer], with "then." before the
+//       key those of the second run of both alone.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
@@ -14,7 +15,9 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -177,44 +180,86 @@ class Quiet final : public Observer {
  public:
   void note(const std::string& sentence) override { std::printf("  %s\n", sentence.c_str()); }
 };
-class NoStore final : public StateStore {
+// Where one run ended, as the start of the next: its flow, a fresh optimiser.
+class Handover final : public StateStore {
  public:
-  void save(const std::map<std::string, at::Tensor>&) override {}
-  bool load(std::map<std::string, at::Tensor>&) const override { return false; }
+  void save(const std::map<std::string, at::Tensor>& state) override { end_ = state; }
+  bool load(std::map<std::string, at::Tensor>& state) const override {
+    state = start_;
+    return !start_.empty();
+  }
+  void next(int64_t steps) {
+    start_ = end_;
+    for (auto& [name, values] : start_) {
+      if (name == "counters")
+        values = at::tensor({int64_t{0}, int64_t{0}, int64_t{0}, int64_t{0}, int64_t{0}, steps},
+                            at::kLong);
+      else if (name.rfind("curve_", 0) == 0)
+        values = at::zeros({0}, at::kDouble);
+      else if (name == "adam_m" || name == "adam_v")
+        values = at::zeros_like(values);
+    }
+  }
+
+ private:
+  std::map<std::string, at::Tensor> start_, end_;
 };
 
-// Root mean square over pixels of (mean - exact mean) / exact sd, mean of sd / exact sd, and the
-// relative error of the covariance in the Frobenius norm.
+// Root mean square over pixels of (mean - exact mean) / exact sd, and what is left of it without
+// the error's mean over the pixels; mean of sd / exact sd; relative error of the covariance in the
+// Frobenius norm.
 void print_posterior(const char* name, const at::Tensor& draws, const at::Tensor& mean,
                      const at::Tensor& cov) {
   const at::Tensor x = draws.to(at::kDouble).flatten(1), sd = cov.diagonal().sqrt();
-  const at::Tensor m = x.mean(0), y = x - m;
+  const at::Tensor m = x.mean(0), y = x - m, off = (m - mean) / sd;
   const at::Tensor c = at::matmul(y.t(), y) / static_cast<double>(x.size(0) - 1);
-  std::printf("%-22s mean error %.4f sd   sd ratio %.4f   covariance error %.4f\n", name,
-              rms((m - mean) / sd), (c.diagonal().sqrt() / sd).mean().item<double>(),
-              ((c - cov).norm() / cov.norm()).item<double>());
+  std::printf(
+      "%-22s mean error %.4f sd (%+.4f on average, %.4f about it)   sd ratio %.4f   covariance "
+      "error %.4f\n",
+      name, rms(off), off.mean().item<double>(), rms(off - off.mean()),
+      (c.diagonal().sqrt() / sd).mean().item<double>(),
+      ((c - cov).norm() / cov.norm()).item<double>());
   std::fflush(stdout);
 }
 
-void study_posterior(const std::string& task, const std::string& prior_name,
-                     const std::string& model, int64_t steps, const std::vector<std::string>& set) {
-  const bool deblur = task == "deblur";
+// Settings of one run of the study.
+Config posterior_config(const std::string& task, const std::string& prior_name,
+                        const std::string& model, int64_t steps,
+                        const std::vector<std::string>& set) {
   Config config = io::parse_toml(
-      std::string(deblur ? "[forward]\nname = \"low_dft\"\nn_freqs = 6\n[likelihood]\nsigma = 0.5\n"
-                         : "[forward]\nname = \"identity\"\n[likelihood]\nsigma = 0.1\n") +
+      std::string(task == "deblur"
+                      ? "[forward]\nname = \"low_dft\"\nn_freqs = 6\n[likelihood]\nsigma = 0.5\n"
+                      : "[forward]\nname = \"identity\"\n[likelihood]\nsigma = 0.1\n") +
       "[prior]\nname = \"score_" + prior_name + "\"\n" +
       (prior_name == "ode" ? "" : "n_times = 4\n") + "[prior.score]\n" + score_toml(model) +
       "[infer]\nsteps = " + std::to_string(steps) +
       "\nbatch = 64\nlr = 1e-3\nn_draws = 4096\n[infer.flow]\nname = \"realnvp\"\n"
       "init_mean = 0.5\ninit_std = 0.15\n");
   io::apply_overrides(config, set);
+  return config;
+}
+
+void study_posterior(const std::string& task, const std::string& prior_name,
+                     const std::string& model, int64_t steps, const std::vector<std::string>& set) {
+  // "both": settings of the first run, and of the second.
+  const bool both = prior_name == "both";
+  std::vector<std::string> first, second;
+  for (const auto& s : set) {
+    const bool later = s.rfind("then.", 0) == 0;
+    if (later) second.push_back(s.substr(5));
+    if (!later) first.push_back(s);
+    if (!later && s.rfind("infer.", 0) == 0) second.insert(second.begin(), s);
+  }
+  std::vector<Config> runs{posterior_config(task, both ? "elbo" : prior_name, model, steps, first)};
+  if (both) runs.push_back(posterior_config(task, "ode", model, steps, second));
+
   // The closed form, in float64.
   const GaussianField law = field("test");
   ForwardContext forward_context{at::kDouble, at::kCPU};
   forward_context.image_shape = {1, kSide, kSide};
-  const auto a = forward_models().make(config.table("forward"), "identity", forward_context);
+  const auto a = forward_models().make(runs[0].table("forward"), "identity", forward_context);
   const at::Tensor truth = test_images(1);
-  const double sigma = config.table("likelihood").get<double>("sigma") * a->noise_scale();
+  const double sigma = runs[0].table("likelihood").get<double>("sigma") * a->noise_scale();
   Observation o;
   const at::Tensor clean = a->apply(truth);
   o.y = clean[0] + sigma * Rng(5).split("noise").normal(clean.sizes(), at::kDouble)[0];
@@ -228,32 +273,43 @@ void study_posterior(const std::string& task, const std::string& prior_name,
   const at::Tensor residual =
       o.y.flatten() - at::matmul(columns.t(), at::full({kPixels}, 0.5, at::kDouble));
   const at::Tensor mean = 0.5 + at::matmul(cov, at::matmul(columns, residual)) / (sigma * sigma);
-
-  LikelihoodContext context;
-  context.image_shape = {1, kSide, kSide};
-  context.forward = config.table("forward");
-  const auto likelihood = likelihoods().make(config.table("likelihood"), "gaussian", o, context);
-  PriorContext prior_context;
-  prior_context.image_shape = context.image_shape;
-  prior_context.read_array = io::read_npy;
-  const auto prior = priors().make(config.table("prior"), "score_elbo", prior_context);
-  const auto method = inferences().make(config.table("infer"), "dpi", InferenceContext{});
-  Quiet observer;
-  NoStore store;
-  const auto start = Clock::now();
-  const Draws draws = method->run({*prior, *likelihood}, Rng(7), observer, store);
-  std::printf("%s, score_%s, %s score, %ld steps, %.0f s; posterior sd %.4f of prior sd 0.15\n",
-              task.c_str(), prior_name.c_str(), model.c_str(), static_cast<long>(steps),
-              since(start), cov.diagonal().sqrt().mean().item<double>());
   const at::Tensor factor = at::linalg_cholesky(cov);
-  const auto exact = [&](int64_t seed) {
-    return mean +
-           at::matmul(
-               Rng(static_cast<uint64_t>(seed)).normal({draws.x.size(0), kPixels}, at::kDouble),
-               factor.t());
-  };
-  print_posterior("DPI", draws.x, mean, cov);
-  print_posterior("as many exact draws", exact(11), mean, cov);
+
+  Quiet observer;
+  Handover store;
+  int64_t n_draws = 0;
+  for (const Config& config : runs) {
+    LikelihoodContext context;
+    context.image_shape = {1, kSide, kSide};
+    context.forward = config.table("forward");
+    const auto likelihood = likelihoods().make(config.table("likelihood"), "gaussian", o, context);
+    PriorContext prior_context;
+    prior_context.image_shape = context.image_shape;
+    prior_context.read_array = io::read_npy;
+    const auto prior = priors().make(config.table("prior"), "score_elbo", prior_context);
+    const auto method = inferences().make(config.table("infer"), "dpi", InferenceContext{});
+    if (&config != &runs[0]) store.next(config.table("infer").get<int64_t>("steps"));
+    const auto start = Clock::now();
+    const std::clock_t cpu = std::clock();
+    const Draws draws = method->run({*prior, *likelihood}, Rng(7), observer, store);
+    std::printf(
+        "%s, %s, %s score, %ld steps of %ld, %.0f s (%.0f s of one core); posterior sd %.4f of "
+        "prior sd 0.15\n",
+        task.c_str(), config.table("prior").get<std::string>("name").c_str(), model.c_str(),
+        static_cast<long>(config.table("infer").get<int64_t>("steps")),
+        static_cast<long>(config.table("infer").get<int64_t>("batch")), since(start),
+        static_cast<double>(std::clock() - cpu) / CLOCKS_PER_SEC,
+        cov.diagonal().sqrt().mean().item<double>());
+    print_posterior("DPI", draws.x, mean, cov);
+    n_draws = draws.x.size(0);
+  }
+  // Monte-Carlo error: what three sets of as many exact draws have.
+  for (int64_t seed = 11; seed < 14; ++seed)
+    print_posterior(
+        "as many exact draws",
+        mean + at::matmul(Rng(static_cast<uint64_t>(seed)).normal({n_draws, kPixels}, at::kDouble),
+                          factor.t()),
+        mean, cov);
 }
 
 }  // namespace

@@ -10,8 +10,10 @@
 //     float64.
 //   logp_work probes MODEL.safetensors [rows=16 steps=16 noise=t0]
 //     Spread of log p of one image over probe draws, plain and coloured.
-//   logp_work memory MODEL.safetensors images=N steps=N
-//     Peak resident memory of log p and gradient, and the bytes of the record.
+//   logp_work memory MODEL.safetensors images=N steps=N [probes=1] [trace=hutchinson|exact]
+//                    [adjoint=checkpoint] [budget=0] [value]
+//     Peak resident memory of log p and gradient (or of the value alone) under max_memory_mib =
+//     budget, what libtorch's tensors took of it, the pieces, and the bytes of the record.
 //   logp_work closed
 //     Isotropic Gaussians of 2 to 4096 pixels and two-component mixtures of 2 to 1024 under VP,
 //     subVP and VE: error against the closed form, float64, the default solver.
@@ -28,6 +30,7 @@
 
 #include "scoreprior/core/runtime.h"
 #include "scoreprior/data/dataset.h"
+#include "scoreprior/diffusion/memory_budget.h"
 #include "scoreprior/diffusion/probability_flow.h"
 #include "scoreprior/io/npy.h"
 #include "scoreprior/io/toml.h"
@@ -239,7 +242,7 @@ int probe_spread(const std::string& path, Settings s) {
   return 0;
 }
 
-int memory(const std::string& path, Settings s) {
+int memory(const std::string& path, bool gradient, Settings s) {
   const auto model =
       make_score_model(io::parse_toml("weights = \"" + path + "\"\n"), at::kFloat, at::kCPU);
   const int64_t n = std::stoll(s["images"]);
@@ -247,18 +250,31 @@ int memory(const std::string& path, Settings s) {
   ProbabilityFlowOptions o;
   o.solver = "exp3m";
   o.steps = std::stoll(split(s["steps"])[0]);
+  o.n_probes = std::stoll(s["probes"]);
+  o.trace = s["trace"];
+  o.adjoint = s["adjoint"];
+  o.max_memory_mib = std::stod(s["budget"]);
   const auto peak = [] {
     rusage u{};
     getrusage(RUSAGE_SELF, &u);
     return static_cast<double>(u.ru_maxrss) / 1024;
   };
   const double before = peak();
-  const ProbabilityFlow f =
-      probability_flow_log_prob(*model, o, x, draw_probes(*model, o, n, Rng(1)), true);
-  std::cout << "images " << n << ", steps " << o.steps << ": peak RSS " << std::fixed
-            << std::setprecision(0) << before << " -> " << peak() << " MiB, record "
-            << std::setprecision(2) << f.summary.numbers.at("record_bytes") / (1 << 20) << " MiB"
-            << std::endl;
+  ProbabilityFlow f;
+  const auto start = std::chrono::steady_clock::now();
+  const double tensors = peak_allocation([&] {
+    f = probability_flow_log_prob(*model, o, x, draw_probes(*model, o, n, Rng(1)), gradient);
+  });
+  const auto& numbers = f.summary.numbers;
+  std::cout << "images " << n << ", steps " << o.steps << ", probes " << o.n_probes << ", "
+            << o.trace << ", " << (gradient ? o.adjoint : "value") << ", budget "
+            << o.max_memory_mib << " MiB: peak RSS " << std::fixed << std::setprecision(0) << before
+            << " -> " << peak() << " MiB, tensors " << tensors / (1 << 20) << " MiB, pieces "
+            << numbers.at("pieces") << " of " << numbers.at("piece_images") << " images, "
+            << numbers.at("piece_rows") << " rows a call, record " << std::setprecision(2)
+            << (numbers.count("record_bytes") ? numbers.at("record_bytes") / (1 << 20) : 0.0)
+            << " MiB, mean log p " << f.log_prob.mean().item<double>() << ", "
+            << seconds_since(start) << " s" << std::endl;
   return 0;
 }
 
@@ -318,20 +334,24 @@ int main(int argc, char** argv) {
              {"atol_ratio", "1"},
              {"noise", "t0"},
              {"rows", "16"},
+             {"probes", "1"},
+             {"trace", "hutchinson"},
+             {"adjoint", "checkpoint"},
+             {"budget", "0"},
              {"solvers", "dopri5,tsit5,dopri8,exp2,exp3,exp2m,exp3m,exp4m"}};
-  bool gradient = false;
+  bool gradient = false, value = false;
   for (int i = 3; i < argc; ++i) {
     const std::string word = argv[i];
     const size_t eq = word.find('=');
     if (eq == std::string::npos)
-      gradient = word == "gradient";
+      gradient = word == "gradient", value = word == "value";
     else
       s[word.substr(0, eq)] = word.substr(eq + 1);
   }
   set_threads(std::stoi(s["threads"]));
   if (mode == "model" && argc > 2) return model_work(argv[2], gradient, s);
   if (mode == "probes" && argc > 2) return probe_spread(argv[2], s);
-  if (mode == "memory" && argc > 2) return memory(argv[2], s);
+  if (mode == "memory" && argc > 2) return memory(argv[2], !value, s);
   if (mode == "order") return orders();
   if (mode == "closed") return closed_form();
   std::cerr << "usage: logp_work model|probes|memory MODEL.safetensors [value|gradient] "

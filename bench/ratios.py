@@ -10,16 +10,20 @@ same round. Operations are those of the direct convolution, so that a fast algor
 
 Networks: large = NCSN++ nf 64, 4 blocks, 32x32x3, batch 16; shipped = the architecture of models/blackhole-32, batch
 64; divgrad = drift, divergence of one probe and the gradient of both, batch 4 (large) or 16. realnvp_1024 = one
-training step, 32 flow steps, batch 64; dpi = one whole step of variational inference.
+training step, 32 flow steps, batch 64; dpi = one whole step of variational inference; exactdpi = one with the exact
+prior through the large network, batch 4, 2 Heun steps, one probe: checkpoint evaluates each right-hand side again on
+the way back (memory of one), direct keeps the graphs of all, as eager PyTorch does.
 """
 import argparse, os, statistics, subprocess, sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "67108864"}
 NETWORK, FLOW, STEP = "eager_ncsnpp.py", "eager_realnvp.py", "eager_dpi.py"
-SCRIPTS = {"realnvp": FLOW, "dpi": STEP}
+SCRIPTS = {"realnvp": FLOW, "dpi": STEP, "exactdpi": STEP}
+EXACT_EVALUATIONS = 4  # two a Heun step
 NETWORK_KINDS = ("forward", "vjp", "train", "divgrad")
-WORKLOADS = [f"{n}_{k}" for n in ("large", "shipped") for k in NETWORK_KINDS] + ["realnvp_1024", "dpi"]
+WORKLOADS = [f"{n}_{k}" for n in ("large", "shipped") for k in NETWORK_KINDS] + [
+    "realnvp_1024", "dpi", "exactdpi_checkpoint", "exactdpi_direct"]
 ROOFS = {"roof_conv": 2 * 16 * 32 * 32 * 128 * 128 * 9, "roof_gemm": 2 * 2048 ** 3}  # floating-point operations
 
 
@@ -53,8 +57,11 @@ def operations(workload, python):
     if family == "realnvp":
         return flow_operations(int(workload.split("_")[1]))
     network = Server([python, os.path.join(HERE, NETWORK)])
-    count = network.ask(f"flops {'shipped_vjp' if family == 'dpi' else workload}")
+    count = network.ask("flops " + {"dpi": "shipped_vjp", "exactdpi": "large_divgrad"}.get(family, workload))
     network.close()
+    if family == "exactdpi":
+        # divgrad counts four forwards; value and way back apart are a forward and a product more.
+        return count * EXACT_EVALUATIONS * (1.5 if workload.endswith("checkpoint") else 1) + flow_operations(3072, 4)
     return count + flow_operations(1024) if family == "dpi" else count
 
 

@@ -87,7 +87,8 @@ ScoreDivergence::ScoreDivergence(const ScoreModel& model, at::Tensor probes,
 }
 
 int64_t ScoreDivergence::repeats(int64_t images, int64_t probes) const {
-  const int64_t full = probes_.size(0) >= 4 * kFullCall ? max_rows_ : kFullCall;
+  const int64_t full =
+      probes_.size(0) >= 4 * kFullCall ? max_rows_ : std::min(kFullCall, max_rows_);
   return std::clamp<int64_t>(full / std::max<int64_t>(images, 1), 1, probes);
 }
 

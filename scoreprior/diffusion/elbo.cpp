@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/diffusion/memory_budget.h"
 
 namespace scoreprior {
 namespace {
@@ -117,6 +118,30 @@ ElboTerms terms_from(const ElboRows& rows, const at::Tensor& values, const at::T
   return terms;
 }
 
+// Rows of a network call that the memory holds, by what one image takes.
+int64_t rows_in_memory(const ScoreModel& model, const ElboOptions& o, const at::Tensor& x,
+                       bool with_grad) {
+  // What is free on an accelerator is not asked for.
+  if (x.size(0) == 0 || (o.max_memory_mib == 0 && !x.device().is_cpu())) return o.max_batch;
+  std::atomic<double>& known = with_grad ? model.row_bytes().product : model.row_bytes().forward;
+  if (known == 0) {
+    const at::Tensor image = x.slice(0, 0, 1).detach().clone(), t = at::full({1}, 0.5, x.options());
+    known = std::max(1.0, resident_bytes([&] {
+                       at::AutoGradMode on(with_grad);
+                       const at::Tensor leaf = image.requires_grad_(with_grad);
+                       const at::Tensor s = model.score(leaf, t);
+                       if (with_grad)
+                         torch::autograd::grad({s}, {leaf}, {at::ones_like(s)}, c10::nullopt, false,
+                                               true);
+                     }));
+  }
+  // A row also is five images outside the network: itself, its noise, score, cotangent, gradient.
+  const double outside = 5.0 * static_cast<double>(x.numel()) / static_cast<double>(x.size(0)) *
+                         static_cast<double>(x.element_size());
+  return fit_into(memory_budget(o.max_memory_mib), 0, 0, known + outside, o.max_batch, o.max_batch)
+      .rows;
+}
+
 // -a/2 (|e|^2 + 2 e.z) + c of rows begin..end
 at::Tensor row_values(const ElboRows& rows, int64_t begin, int64_t end, const at::Tensor& e,
                       const at::Tensor& z) {
@@ -131,6 +156,8 @@ void check_options(const Config& config, const ElboOptions& o) {
   if (!(o.t0 > 0 && o.t0 < 1)) config.fail("t0", "t0 must lie between 0 and 1");
   if (o.n_times < 1) config.fail("n_times", "n_times must be at least 1");
   if (o.max_batch < 1) config.fail("max_batch", "max_batch must be at least 1");
+  if (!(o.max_memory_mib >= 0))
+    config.fail("max_memory_mib", "max_memory_mib must not be negative");
 }
 
 at::Tensor ElboTerms::value() const { return prior + integral + offset; }
@@ -196,9 +223,12 @@ ElboTerms elbo(const ScoreModel& model, const ElboOptions& o, const at::Tensor& 
                const ElboDraws& draws) {
   const ElboRows rows = lay_out(model, o, x, draws);
   const int64_t total = rows.t.size(0);
+  // One graph for autograd holds all calls whatever their size.
+  const bool graph = at::GradMode::is_enabled() && x.requires_grad();
+  const int64_t call = graph ? o.max_batch : rows_in_memory(model, o, x, false);
   std::vector<at::Tensor> values;
-  for (int64_t begin = 0; begin < total; begin += o.max_batch) {
-    const int64_t end = std::min(begin + o.max_batch, total);
+  for (int64_t begin = 0; begin < total; begin += call) {
+    const int64_t end = std::min(begin + call, total);
     const at::Tensor z = rows.z.slice(0, begin, end);
     const at::Tensor noisy = row_coefficient(rows.alpha, begin, end, x) *
                                  x.index_select(0, rows.image.slice(0, begin, end)) +
@@ -225,8 +255,9 @@ std::pair<ElboTerms, at::Tensor> elbo_and_grad(const ScoreModel& model, const El
     grad = torch::autograd::grad({prior.sum()}, {leaf})[0];
     prior = prior.detach();
   }
-  for (int64_t begin = 0; begin < total; begin += o.max_batch) {
-    const int64_t end = std::min(begin + o.max_batch, total);
+  const int64_t call = rows_in_memory(model, o, x, true);
+  for (int64_t begin = 0; begin < total; begin += call) {
+    const int64_t end = std::min(begin + call, total);
     const at::Tensor z = rows.z.slice(0, begin, end), image = rows.image.slice(0, begin, end);
     const at::Tensor std = row_coefficient(rows.std, begin, end, x);
     const at::Tensor alpha = row_coefficient(rows.alpha, begin, end, x);

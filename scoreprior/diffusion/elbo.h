@@ -29,6 +29,7 @@ struct ElboOptions {
   bool stratified = true;
   bool antithetic = true;
   int64_t max_batch = 256;
+  double max_memory_mib = 0;
   template <class F>
   void fields(F&& f) {
     f("t0", t0, "smallest diffusion time");
@@ -38,6 +39,8 @@ struct ElboOptions {
     f("stratified", stratified, "spread the times evenly over an image's draws and over the batch");
     f("antithetic", antithetic, "pair noises z and -z at one time");
     f("max_batch", max_batch, "most images in one network call");
+    f("max_memory_mib", max_memory_mib,
+      "memory a network call may take; 0 = half of what is free [MiB]");
   }
 };
 
@@ -83,7 +86,8 @@ ElboTerms elbo(const ScoreModel& model, const ElboOptions& options, const at::Te
                const ElboDraws& draws);
 
 /// The same and its gradient in x with times and noises fixed, [B,event...]; both detached. Memory
-/// is that of max_batch images in the network, whatever n_times.
+/// is that of max_batch images in the network, whatever n_times, or of as many as max_memory_mib
+/// allows (at least one).
 std::pair<ElboTerms, at::Tensor> elbo_and_grad(const ScoreModel& model, const ElboOptions& options,
                                                const at::Tensor& x, const ElboDraws& draws);
 

@@ -12,8 +12,10 @@
 #include "scoreprior/core/errors.h"
 #include "scoreprior/diffusion/divergence.h"
 #include "scoreprior/diffusion/flow_equation.h"
+#include "scoreprior/diffusion/memory_budget.h"
 #include "scoreprior/nets/double_backward.h"
 #include "scoreprior/ode/integrate.h"
+#include "scoreprior/ode/tableau.h"
 
 namespace scoreprior {
 namespace {
@@ -76,6 +78,8 @@ void check_words(const ProbabilityFlowOptions& o) {
   SP_CHECK(o.data_std >= 0, "probability flow", "expected data_std >= 0, got ", o.data_std);
   SP_CHECK(o.colours > 0, "probability flow", "expected colours > 0, got ", o.colours);
   SP_CHECK(o.max_batch > 0, "probability flow", "expected max_batch > 0, got ", o.max_batch);
+  SP_CHECK(o.max_memory_mib >= 0, "probability flow", "expected max_memory_mib >= 0, got ",
+           o.max_memory_mib);
   SP_CHECK(o.variable == "log_snr" || o.solver.rfind("exp", 0) != 0, "probability flow",
            "expected variable log_snr for the solver ", o.solver);
 }
@@ -352,6 +356,66 @@ void append(ProbabilityFlow& all, const ProbabilityFlow& part, double images, do
   }
 }
 
+// Right-hand sides of an image's value, for the memory of what is kept from each. Steps from
+// tolerances: an allowance.
+int64_t expected_evaluations(const ProbabilityFlowOptions& o) {
+  constexpr int64_t kAllowance = 300;
+  if (o.steps == 0) return o.max_nfe > 0 ? std::min(o.max_nfe, kAllowance) : kAllowance;
+  const auto names = ode::tableau_names();
+  const bool runge_kutta = std::find(names.begin(), names.end(), o.solver) != names.end();
+  const int64_t stages = runge_kutta          ? ode::tableau(o.solver).stages()
+                         : o.solver == "exp2" ? 2
+                         : o.solver == "exp3" ? 3
+                                              : 1;
+  return o.steps * stages + 4;  // multistep methods start with more, some end with one more
+}
+
+// Bytes of one network row at its peak, measured on the first image with one probe.
+double row_bytes(const ScoreModel& model, const ProbabilityFlowOptions& o, const at::Tensor& x,
+                 bool with_grad) {
+  std::atomic<double>& known =
+      with_grad ? model.row_bytes().second_order : model.row_bytes().product;
+  if (known == 0) {
+    const at::Tensor image = x.slice(0, 0, 1).detach(), ones = at::ones_like(image);
+    const at::Tensor t = at::full({1}, 0.5 * (o.t0 + 1), image.options());
+    const at::Tensor rows = at::zeros({1}, at::TensorOptions().dtype(at::kLong).device(x.device()));
+    const ScoreDivergence one(model, ones.unsqueeze(0), {1.0}, 1);
+    known =
+        std::max(1.0, resident_bytes([&] {
+                   if (with_grad)
+                     one.pullback(image, t, rows, ones, at::ones({1}, image.options()), nullptr);
+                   else
+                     one.value(image, t, rows, false);
+                 }));
+  }
+  return known;
+}
+
+// The memory law of docs/logp.md.
+Pieces pieces_for(const ScoreModel& model, const ProbabilityFlowOptions& o, const at::Tensor& x,
+                  const at::Tensor& probes, bool with_grad) {
+  const int64_t batch = x.size(0);
+  // What is free on an accelerator is not asked for: there its own refusal splits a batch.
+  if (batch == 0 || (o.max_memory_mib == 0 && !x.device().is_cpu()))
+    return {std::max<int64_t>(1, std::min(batch, o.max_batch)), o.max_batch, false};
+  const double pixels = static_cast<double>(x.numel()) / static_cast<double>(batch);
+  const bool exact = o.trace == "exact";
+  const double n = exact ? pixels : static_cast<double>(probes.size(0));
+  const double item = static_cast<double>(x.element_size());
+  const double state = (pixels + 1 + n) * item;
+  const double evaluations = static_cast<double>(expected_evaluations(o));
+  const double row = row_bytes(model, o, x, with_grad) + pixels * item;  // and its probe
+  double kept = 10 * state;                                              // the solver's own
+  if (with_grad && (o.adjoint == "checkpoint" || o.check_gradient)) kept += evaluations * state;
+  if (with_grad && o.adjoint == "direct") kept += evaluations * n * row;
+  Pieces p = fit_into(memory_budget(o.max_memory_mib), exact ? n * pixels * item : 0.0, kept, row,
+                      batch, o.max_batch);
+  const double wanted =
+      std::min(static_cast<double>(o.max_batch), n * static_cast<double>(p.images));
+  p.limited = p.limited || static_cast<double>(p.rows) < wanted;
+  return p;
+}
+
 bool out_of_memory(const std::exception& e) {
   const std::string what = e.what();
   return dynamic_cast<const std::bad_alloc*>(&e) ||
@@ -384,6 +448,8 @@ void check_options(const Config& config, const ProbabilityFlowOptions& o) {
   if (o.max_steps < 1) config.fail("max_steps", "max_steps must be at least 1");
   if (o.max_nfe < 0) config.fail("max_nfe", "max_nfe must not be negative");
   if (o.max_batch < 1) config.fail("max_batch", "max_batch must be at least 1");
+  if (!(o.max_memory_mib >= 0))
+    config.fail("max_memory_mib", "max_memory_mib must not be negative");
 }
 
 at::Tensor draw_probes(const ScoreModel& model, const ProbabilityFlowOptions& o, int64_t batch,
@@ -408,15 +474,21 @@ at::Tensor draw_probes(const ScoreModel& model, const ProbabilityFlowOptions& o,
       .to(model.device());
 }
 
-ProbabilityFlow probability_flow_log_prob(const ScoreModel& model, const ProbabilityFlowOptions& o,
+ProbabilityFlow probability_flow_log_prob(const ScoreModel& model,
+                                          const ProbabilityFlowOptions& options,
                                           const at::Tensor& x, const at::Tensor& probes,
                                           bool with_grad) {
-  check_words(o);
+  check_words(options);
   check_batched("probability flow", "x", x, model.event_shape());
   const at::NoGradGuard off;
   const int64_t batch = x.size(0);
+  SP_CHECK(options.trace == "exact" || (probes.defined() && probes.dim() == x.dim() + 1),
+           "probability flow", "expected probes [n,B,event...] for x ", x.sizes());
   ProbabilityFlow all;
-  int64_t chunk = std::max<int64_t>(1, std::min(batch, o.max_batch));
+  Pieces piece = pieces_for(model, options, x, probes, with_grad);
+  ProbabilityFlowOptions o = options;
+  o.max_batch = piece.rows;
+  int64_t chunk = piece.images, pieces = 0;
   for (int64_t first = 0; first < batch || (batch == 0 && !all.log_prob.defined());) {
     const int64_t count = std::min(chunk, batch - first);
     const at::Tensor e = probes.defined() && probes.dim() > 1 && probes.size(1) != 1
@@ -428,8 +500,10 @@ ProbabilityFlow probability_flow_log_prob(const ScoreModel& model, const Probabi
     } catch (const std::exception& error) {
       if (count <= 1 || !out_of_memory(error)) throw;
       chunk = (count + 1) / 2;
+      piece.limited = true;
       continue;
     }
+    ++pieces;
     run.flow.summary.numbers["grad_nfe"] =
         run.grad_evaluations.empty()
             ? 0.0
@@ -438,6 +512,15 @@ ProbabilityFlow probability_flow_log_prob(const ScoreModel& model, const Probabi
     append(all, run.flow, static_cast<double>(count),
            static_cast<double>(std::max<int64_t>(batch, 1)));
     first += std::max<int64_t>(count, 1);
+  }
+  all.summary.numbers["pieces"] = static_cast<double>(pieces);
+  all.summary.numbers["piece_images"] = static_cast<double>(chunk);
+  all.summary.numbers["piece_rows"] = static_cast<double>(piece.rows);
+  if (piece.limited) {
+    std::ostringstream m;
+    m << "; computed in " << pieces << (pieces == 1 ? " piece" : " pieces") << " of up to " << chunk
+      << (chunk == 1 ? " image" : " images") << " to fit into the memory (max_memory_mib)";
+    all.summary.message += m.str();
   }
   const auto apart = all.summary.numbers.find("gradient_difference");
   if (apart != all.summary.numbers.end() && !(apart->second <= o.gradient_tolerance)) {

@@ -51,6 +51,7 @@ struct ProbabilityFlowOptions {
   double gradient_tolerance = 1e-2;
   std::string solver_error = "embedded";
   int64_t max_batch = 256;
+  double max_memory_mib = 0;
   template <class F>
   void fields(F&& f) {
     f("t0", t0, "smallest diffusion time");
@@ -77,6 +78,8 @@ struct ProbabilityFlowOptions {
     f("solver_error", solver_error,
       "embedded (free, of the steps) | second (a second, looser solution) | none");
     f("max_batch", max_batch, "most network rows in one call");
+    f("max_memory_mib", max_memory_mib,
+      "memory the images of a piece may take together; 0 = half of what is free [MiB]");
   }
 };
 
@@ -99,8 +102,9 @@ struct ProbabilityFlow {
   /// numbers: nfe (worst image's right-hand sides for the value), grad_nfe (of those again for the
   /// gradient), forwards, vjps, second_order (network rows per image, means), record_bytes,
   /// standard_error, solver_error (largest of the images that have one), gradient_difference
-  /// (check_gradient). A gradient difference beyond the tolerance adds a
-  /// warning to the message.
+  /// (check_gradient), pieces the batch was computed in, piece_images, piece_rows (of a network
+  /// call). A gradient difference beyond the tolerance adds a warning to the message, pieces that
+  /// the memory asked for add a sentence.
   Summary summary;
 };
 
@@ -116,7 +120,9 @@ at::Tensor draw_probes(const ScoreModel& model, const ProbabilityFlowOptions& op
 ///   backsolve: da/dt = -grad_x (a . v + div v) beside x from t = 1 back to t0, started at grad log
 ///   prior(x_1); a(t0) is the gradient up to the solver's tolerance. seminorm = false also carries
 ///   the log-density back and controls its error.
-/// A batch larger than max_batch, or one that memory cannot hold, is split. A solver that does not
+/// A batch larger than max_batch, or one that the memory cannot hold, is computed in pieces by the
+/// law of docs/logp.md: the same numbers but for rounding (and, where steps follow tolerances, a
+/// step that rounding takes over its limit). One image is always tried. A solver that does not
 /// arrive, or an image that is not finite, says so in summary and leaves NaN in the image's values.
 /// Throws std::invalid_argument for unknown words and numbers out of range.
 ProbabilityFlow probability_flow_log_prob(const ScoreModel& model,

@@ -1,6 +1,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -24,6 +25,17 @@ class ScoreModel {
   /// Pixel range of the images it describes: "unit" [0,1], "centered" [-1,1], or "" when any will
   /// do.
   virtual std::string range() const { return ""; }
+
+  /// Bytes a network row takes at its peak in a forward pass, one with a vector-Jacobian product,
+  /// and one with the derivative of the product: written by those who measured them
+  /// (diffusion/memory_budget.h), 0 = not known yet.
+  struct RowBytes {
+    std::atomic<double> forward{0}, product{0}, second_order{0};
+  };
+  RowBytes& row_bytes() const { return row_bytes_; }
+
+ private:
+  mutable RowBytes row_bytes_;
 };
 
 /// score = net_to_score(t) net(x, label(t)): a network of one process [Song21].

@@ -14,6 +14,19 @@
  * posterior as rho_end -> 0. Every draw is the end of a chain of its own (or one of `keep` states),
  * so that nothing depends on batch mates.
  *
+ * `resample` makes the chains of a batch one population (annealed importance sampling with
+ * resampling [Neal01] [DelMoral06]) for data with many modes. z alone follows the law
+ * p(z) l(z; rho, power), l = E over x ~ N(z, rho^2) of p(y | x)^power, so the weight of a chain
+ * grows from step to step by the ratio of l alone, the prior cancels:
+ *
+ *   d ln l = E[ln p(y | x)] d power + E[(x - z) . grad_x (power ln p(y | x))] d ln rho,
+ *
+ * each mean over x | z, of which the move's last x is one draw (the second by Stein's identity from
+ * E|x - z|^2 / rho^2 - D, without that form's variance). When the effective number of weights falls
+ * below half, and at the end of `anneal`, chains are drawn anew in proportion to their weights:
+ * those in a mode that fits worse by e^-60 die out, where they would else be held for ever. A batch
+ * is then one sample; several batches are independent.
+ *
  * x moves in the row space of the data's linear part only; beyond it x | z is normal. A draw is
  * z + P (x - z) with P = I - G^-1 / rho^2: the data's values in the directions the data determine,
  * the prior's in the others, without the coupling's noise.
@@ -50,6 +63,7 @@ struct SplitGibbsOptions {
   int64_t leapfrog = 8;
   double step_size = 0.2;
   std::string metric = "auto";
+  bool resample = false;
   int64_t checkpoint_every = 5;
   template <class F>
   void fields(F&& f) {
@@ -71,6 +85,8 @@ struct SplitGibbsOptions {
     f("step_size", step_size, "first step size, in units of the metric; adapted while rho falls");
     f("metric", metric,
       "auto (the likelihood's Gauss-Newton where it has one, up to 4096 pixels) | identity");
+    f("resample", resample,
+      "chains of a batch are weighted and resampled while rho falls, so that poor modes die out");
     f("checkpoint_every", checkpoint_every,
       "iterations between checkpoints; 0 = only when interrupted");
   }
@@ -183,6 +199,20 @@ at::Tensor arrived_chains(const at::Tensor& log_likelihood) {
   return log_likelihood >= floor;
 }
 
+/// Systematic resampling [Kitagawa96]: rows [B] drawn in proportion to exp(log_weight), each as
+/// often as its share of B, rounded up or down. u in [0,1) decides the rounding.
+at::Tensor systematic_rows(const at::Tensor& log_weight, double u) {
+  const int64_t n = log_weight.size(0);
+  const at::Tensor total = at::softmax(log_weight, 0).cumsum(0);
+  const at::Tensor places = (at::arange(n, at::kDouble) + u) / static_cast<double>(n);
+  return at::searchsorted(total, places * total[n - 1]).clamp_max(n - 1);
+}
+
+/// (sum w)^2 / sum w^2.
+double effective_number(const at::Tensor& log_weight) {
+  return 1 / at::softmax(log_weight, 0).square().sum().item<double>();
+}
+
 class SplitGibbs final : public Inference {
  public:
   SplitGibbs(const Config& config, const InferenceContext& context)
@@ -212,9 +242,18 @@ class SplitGibbs final : public Inference {
 
  private:
   struct Chains {
-    at::Tensor x, z;      // [B,D] double
-    at::Tensor log_step;  // [B] double
-    at::Tensor held;      // [B] double, mean log p(y|x) over the hold iterations
+    at::Tensor x, z;        // [B,D] double
+    at::Tensor log_step;    // [B] double
+    at::Tensor held;        // [B] double, mean log p(y|x) over the hold iterations
+    at::Tensor log_weight;  // [B] double, since the last resampling
+    at::Tensor ancestor;    // [B] long, the row of the batch that a chain descends from
+  };
+  /// What a move of x | z found out.
+  struct Moved {
+    at::Tensor acceptance;                 // [B] mean chance
+    at::Tensor log_likelihood;             // [B] at the new x
+    at::Tensor coupling_slope;             // [B] one draw of d ln l / d ln rho
+    std::optional<CouplingMetric> metric;  // none: the identity
   };
   struct Potential {
     at::Tensor value, gradient, log_likelihood;
@@ -245,11 +284,12 @@ class SplitGibbs final : public Inference {
   };
   Potential potential(const Problem& problem, const at::Tensor& x, const at::Tensor& z, double rho,
                       double power, const Rng& rng) const;
-  /// The chains' x | z; gives each chain's mean acceptance [B], the metric of the move, and counts
-  /// what was not finite.
-  at::Tensor move(const Problem& problem, Chains& chains, double rho, double power, bool adapt,
-                  const Rng& rng, at::Tensor& log_likelihood, int64_t& nonfinite,
-                  std::optional<CouplingMetric>& metric) const;
+  /// The chains' x | z; counts what was not finite.
+  Moved move(const Problem& problem, Chains& chains, double rho, double power, bool adapt,
+             const Rng& rng, int64_t& nonfinite) const;
+  /// Weights of the chains for the step from the last rho and power to the k-th; draws the chains
+  /// anew where that is due and says so.
+  bool reweight(Chains& chains, Moved& moved, int64_t k, bool linear, const Rng& rng) const;
   static at::Tensor draw_of(const Problem& problem, const Chains& chains,
                             const std::optional<CouplingMetric>& metric) {
     if (!metric) return chains.x;
@@ -282,9 +322,17 @@ SplitGibbs::Potential SplitGibbs::potential(const Problem& problem, const at::Te
   return out;
 }
 
-at::Tensor SplitGibbs::move(const Problem& problem, Chains& chains, double rho, double power,
-                            bool adapt, const Rng& rng, at::Tensor& log_likelihood,
-                            int64_t& nonfinite, std::optional<CouplingMetric>& metric) const {
+SplitGibbs::Moved SplitGibbs::move(const Problem& problem, Chains& chains, double rho, double power,
+                                   bool adapt, const Rng& rng, int64_t& nonfinite) const {
+  Moved moved;
+  std::optional<CouplingMetric>& metric = moved.metric;
+  const auto finish = [&](const Potential& at_x, const at::Tensor& acceptance) {
+    moved.acceptance = acceptance;
+    moved.log_likelihood = at_x.log_likelihood;
+    // gradient = (x - z)/rho^2 - power grad ln p(y|x) (- that of the prior's rest)
+    const at::Tensor d = chains.x - chains.z;
+    moved.coupling_slope = (d * (d / (rho * rho) - at_x.gradient)).sum(1);
+  };
   const int64_t batch = chains.x.size(0), dim = chains.x.size(1);
   const at::Tensor& basis = problem.space.basis;
   if (problem.data) {
@@ -302,8 +350,8 @@ at::Tensor SplitGibbs::move(const Problem& problem, Chains& chains, double rho, 
       const at::Tensor finite = at::isfinite(x).all(1);
       nonfinite += batch - finite.sum().item<int64_t>();
       chains.x = at::where(finite.unsqueeze(1), x, chains.x);
-      log_likelihood = potential(problem, chains.x, chains.z, rho, power, rng).log_likelihood;
-      return finite.to(at::kDouble);
+      finish(potential(problem, chains.x, chains.z, rho, power, rng), finite.to(at::kDouble));
+      return moved;
     }
     chains.x = free + at::mm(at::mm(chains.x - free, basis), basis.t());
   }
@@ -350,8 +398,30 @@ at::Tensor SplitGibbs::move(const Problem& problem, Chains& chains, double rho, 
           (chains.log_step + kAdaptation * (chance - kTargetAcceptance)).clamp(-8, 0.5);
     mean += chance / static_cast<double>(o_.trajectories);
   }
-  log_likelihood = here.log_likelihood;
-  return mean;
+  finish(here, mean);
+  return moved;
+}
+
+bool SplitGibbs::reweight(Chains& chains, Moved& moved, int64_t k, bool linear,
+                          const Rng& rng) const {
+  if (!o_.resample || k < 1 || k > o_.anneal) return false;  // rho and power end at k = anneal
+  const int64_t n = chains.log_weight.size(0);
+  const at::Tensor gain =
+      moved.log_likelihood * (data_power(k, linear) - data_power(k - 1, linear)) +
+      moved.coupling_slope * std::log(rho_at(k) / rho_at(k - 1));
+  at::Tensor weight = chains.log_weight + gain;
+  weight = at::where(at::isfinite(weight), weight, at::full_like(weight, -INFINITY));
+  const double largest = weight.max().item<double>();
+  chains.log_weight = std::isfinite(largest) ? weight - largest : at::zeros_like(weight);
+  if (k < o_.anneal && effective_number(chains.log_weight) >= 0.5 * static_cast<double>(n))
+    return false;
+  const at::Tensor rows =
+      systematic_rows(chains.log_weight, rng.uniform({1}, at::kDouble).item<double>());
+  for (at::Tensor* a :
+       {&chains.x, &chains.z, &chains.log_step, &chains.ancestor, &moved.log_likelihood})
+    *a = a->index_select(0, rows);
+  chains.log_weight = at::zeros_like(chains.log_weight);
+  return true;
 }
 
 Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
@@ -380,21 +450,23 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
   at::Tensor held = at::zeros({0}, at::kDouble);           // log p(y|x) of chains that ended
   at::Tensor curve = at::zeros({0, 4}, at::kDouble);  // log p(y|x) median, spread; acceptance; rho
   Chains chains;
-  int64_t first_batch = 0, first_iteration = 0, nonfinite = 0;
+  int64_t first_batch = 0, first_iteration = 0, nonfinite = 0, resamplings = 0, lineages = 0;
   std::map<std::string, at::Tensor> saved;
   if (store.load(saved)) {
-    for (const char* name :
-         {"finished", "kept", "ended", "x", "z", "log_step", "held", "curve", "counters"})
+    for (const char* name : {"finished", "kept", "ended", "x", "z", "log_step", "held",
+                             "log_weight", "ancestor", "curve", "counters"})
       if (!saved.count(name))
         throw DataError(std::string("checkpoint: no tensor \"") + name + "\"");
     const at::Tensor counters = saved["counters"];
     const int64_t* n = counters.data_ptr<int64_t>();
-    if (counters.numel() != 3 || saved["x"].dim() != 2 || saved["x"].size(1) != dim)
+    if (counters.numel() != 5 || saved["x"].dim() != 2 || saved["x"].size(1) != dim)
       throw DataError("checkpoint: it belongs to another problem");
-    first_batch = n[0], first_iteration = n[1], nonfinite = n[2];
+    first_batch = n[0], first_iteration = n[1], nonfinite = n[2], resamplings = n[3],
+    lineages = n[4];
     finished = saved["finished"], kept = saved["kept"], curve = saved["curve"];
     held = saved["ended"];
-    chains = {saved["x"], saved["z"], saved["log_step"], saved["held"]};
+    chains = {saved["x"],    saved["z"],          saved["log_step"],
+              saved["held"], saved["log_weight"], saved["ancestor"]};
   }
 
   Draws draws;
@@ -419,6 +491,8 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
       chains.x = chains.z;
       chains.log_step = at::full({count}, std::log(o_.step_size), at::kDouble);
       chains.held = at::zeros({count}, at::kDouble);
+      chains.log_weight = at::zeros({count}, at::kDouble);
+      chains.ancestor = at::arange(count, at::kLong);
       kept = at::zeros({0, dim}, at::kDouble);
     }
     for (; k < iterations; ++k) {
@@ -426,25 +500,24 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
       const Rng now = here.at(k);
       // x first: its law follows rho at once, and z | x then finds the noise it expects. The other
       // order would leave in z a part of the larger noise of the step before.
-      at::Tensor log_likelihood;
-      std::optional<CouplingMetric> metric;
-      const at::Tensor accepted = move(problem, chains, rho, power, k < o_.anneal,
-                                       now.split("move"), log_likelihood, nonfinite, metric);
+      Moved moved = move(problem, chains, rho, power, k < o_.anneal, now.split("move"), nonfinite);
+      resamplings += reweight(chains, moved, k, linear, now.split("resample")) ? 1 : 0;
+      const at::Tensor& log_likelihood = moved.log_likelihood;
+      const double acceptance = moved.acceptance.mean().item<double>();
       chains.z = denoise(chains.x, rho, now.split("denoise"));
       if (k >= o_.anneal) chains.held = chains.held + log_likelihood / static_cast<double>(o_.hold);
       // Draws from the end backwards, evenly over the second half of hold.
       const int64_t left = iterations - 1 - k,
                     spacing = std::max<int64_t>(1, o_.hold / 2 / o_.keep);
       if (left % spacing == 0 && left / spacing < o_.keep)
-        kept = at::cat({kept, draw_of(problem, chains, metric)}, 0);
+        kept = at::cat({kept, draw_of(problem, chains, moved.metric)}, 0);
       const double middle = log_likelihood.median().item<double>();
       curve = at::cat({curve, at::tensor(std::vector<double>{middle, robust_spread(log_likelihood),
-                                                             accepted.mean().item<double>(), rho},
+                                                             acceptance, rho},
                                          at::kDouble)
                                   .view({1, 4})});
-      observer.step(
-          b * iterations + k + 1,
-          {{"log p(y|x)", middle}, {"acceptance", accepted.mean().item<double>()}, {"rho", rho}});
+      observer.step(b * iterations + k + 1,
+                    {{"log p(y|x)", middle}, {"acceptance", acceptance}, {"rho", rho}});
       stopped = observer.stop_requested();
       const bool last = k + 1 == iterations;
       if (last) {
@@ -452,6 +525,7 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
         finished =
             at::cat({finished, kept.view({-1, count, dim}).transpose(0, 1).reshape({-1, dim})});
         held = at::cat({held, chains.held});
+        lineages += std::get<0>(at::_unique(chains.ancestor)).size(0);
       }
       if (stopped || (o_.checkpoint_every > 0 && (k + 1) % o_.checkpoint_every == 0) || last)
         store.save({{"finished", finished},
@@ -460,11 +534,13 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
                     {"z", chains.z.clone()},
                     {"log_step", chains.log_step.clone()},
                     {"held", chains.held.clone()},
+                    {"log_weight", chains.log_weight.clone()},
+                    {"ancestor", chains.ancestor.clone()},
                     {"ended", held},
                     {"curve", curve},
-                    {"counters",
-                     at::tensor(std::vector<int64_t>{last ? b + 1 : b, last ? 0 : k + 1, nonfinite},
-                                at::kLong)}});
+                    {"counters", at::tensor(std::vector<int64_t>{last ? b + 1 : b, last ? 0 : k + 1,
+                                                                 nonfinite, resamplings, lineages},
+                                            at::kLong)}});
       if (stopped) break;
     }
   }
@@ -482,6 +558,10 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
   s.numbers["chains"] = static_cast<double>(chains_total);
   s.numbers["iterations"] = static_cast<double>(iterations);
   s.numbers["stuck_chains"] = static_cast<double>(stuck);
+  if (o_.resample) {
+    s.numbers["resamplings"] = static_cast<double>(resamplings);
+    s.numbers["lineages"] = static_cast<double>(lineages);
+  }
   s.numbers["nonfinite_densities"] = static_cast<double>(nonfinite);
   s.numbers["seconds"] =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_time).count();
@@ -518,6 +598,9 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
   if (stuck > 0)
     s.message += detail::concat("; ", stuck, " of ", chains_total,
                                 " chains froze far from the data and are left out");
+  if (o_.resample)
+    s.message += detail::concat("; resampled ", resamplings, " times, ", lineages, " of ",
+                                chains_total, " first chains have descendants");
   observer.note(s.message);
   return draws;
 }

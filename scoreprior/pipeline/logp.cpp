@@ -310,7 +310,7 @@ LogpImages load_logp_images(const Config& config, const std::string& name, const
 
 struct LogpPart {
   at::Tensor log_prob, random_error, step_error, evaluations;
-  std::string message;
+  std::string message, note;
 };
 struct LogpWay {
   std::string name, settings;
@@ -335,6 +335,11 @@ LogpPart ode_part(const ScoreModel& model, const ProbabilityFlowOptions& o, cons
   p.step_error = flow.solver_error;
   p.evaluations = at::tensor(flow.evaluations, at::kLong);
   if (flow.summary.status != Status::kConverged) p.message = flow.summary.message;
+  const auto& n = flow.summary.numbers;
+  if (flow.summary.message.find("max_memory_mib") != std::string::npos)
+    p.note = detail::concat("ode: ", x.size(0), " images at a time, in ", n.at("pieces"),
+                            " pieces of up to ", n.at("piece_images"),
+                            " to fit into the memory (ode.max_memory_mib)");
   return p;
 }
 
@@ -581,6 +586,11 @@ LogpResult log_densities(const Config& config, const std::string& images, const 
     c.evaluations = gather(&LogpPart::evaluations);
     for (const auto& p : parts[k])
       if (!p.message.empty()) c.message = p.message;
+    for (const auto& p : parts[k]) {
+      if (p.note.empty()) continue;
+      out.notes.push_back(p.note);
+      break;
+    }
     // log N(0; 0, std^2 I) at t0: a law blurred by that noise reaches no higher anywhere.
     const double ceiling =
         static_cast<double>(numel(out.shape)) * -std::log(out.noise * std::sqrt(2 * M_PI));

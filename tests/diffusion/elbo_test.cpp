@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "scoreprior/core/errors.h"
 #include "scoreprior/io/toml.h"
 #include "scoreprior/testing/golden.h"
 
@@ -235,6 +236,7 @@ TEST(Elbo, OneNetworkBatchAndChunksAgree) {
   ElboOptions o;
   o.n_times = 3;
   const ElboDraws draws = draw_elbo(model, o, 4, Rng(6));
+  elbo_and_grad(model, o, x, draws);  // the first use also measures what a row takes
   model.calls = model.images = 0;
   const auto [whole, grad] = elbo_and_grad(model, o, x, draws);
   EXPECT_EQ(model.calls, 1);
@@ -304,6 +306,33 @@ TEST(Elbo, DefaultDesignLowersTheGradientNoiseOfANetwork) {
   // not in t, and antithetic pairs lie on different images; what is asked is that the design never
   // costs.
   EXPECT_GT(gradient_gain(*model, centre, 16, 1, 60), 1);
+}
+
+TEST(Elbo, BadInputIsSaid) {
+  const Shape event{1, 4, 4};
+  const IsotropicMixture model(kVp, at::zeros({1, 16}, at::kDouble), 0.4, event);
+  const auto rejects = [&](double t0, int64_t n_times, double memory) {
+    ElboOptions o;
+    o.t0 = t0;
+    o.n_times = n_times;
+    o.max_memory_mib = memory;
+    EXPECT_THROW(check_options(Config(), o), ConfigError);
+    if (memory >= 0) {
+      EXPECT_THROW(draw_elbo(model, o, 2, Rng(1)), std::invalid_argument);
+    }
+  };
+  rejects(1, 1, 0);
+  rejects(0, 1, 0);
+  rejects(1e-3, 0, 0);
+  rejects(1e-3, 1, -1);
+  // An image that is not finite leaves its batch mates alone.
+  at::Tensor x = Rng(4).normal({3, 1, 4, 4}, at::kDouble);
+  x[1][0][2][2] = std::nan("");
+  const ElboOptions o;
+  const auto [terms, grad] = elbo_and_grad(model, o, x, draw_elbo(model, o, 3, Rng(5)));
+  const at::Tensor finite = at::isfinite(terms.value());
+  EXPECT_TRUE(finite[0].item<bool>() && !finite[1].item<bool>() && finite[2].item<bool>());
+  EXPECT_TRUE(at::isfinite(grad[0]).all().item<bool>() && at::isfinite(grad[2]).all().item<bool>());
 }
 
 TEST(Elbo, Float32FollowsFloat64) {

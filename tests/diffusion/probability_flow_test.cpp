@@ -431,6 +431,7 @@ TEST(ProbabilityFlow, BadInputIsSaid) {
   rejects([](auto& b) { b.variable = "clock"; });
   rejects([](auto& b) { b.variable = "time", b.solver = "exp3m"; });
   rejects([](auto& b) { b.max_batch = 0; });
+  rejects([](auto& b) { b.max_memory_mib = -1; });
   rejects([](auto& b) { b.colours = 2; });
   o.trace = "hutchinson";
   o.n_probes = 0;
@@ -475,6 +476,28 @@ TEST(ProbabilityFlow, AStiffBlowUpIsAStatus) {
       EXPECT_NE(f.summary.status, Status::kConverged) << solver << variable;
       EXPECT_TRUE(at::isnan(f.log_prob).all().item<bool>());
     }
+}
+
+// On the way back too: a limit or a blow-up is a status, and no gradient is made up.
+TEST(ProbabilityFlow, GradientsOfWhatFailedAreMarked) {
+  const auto model = isotropic("vp");
+  for (const char* adjoint : {"checkpoint", "direct", "backsolve"}) {
+    ProbabilityFlowOptions o;
+    o.trace = "exact";
+    o.adjoint = adjoint;
+    o.max_steps = 3;
+    const ProbabilityFlow few = probability_flow_log_prob(*model, o, points(2), {}, true);
+    EXPECT_EQ(few.summary.status, Status::kMaxSteps) << adjoint;
+    EXPECT_TRUE(at::isnan(few.log_prob).all().item<bool>()) << adjoint;
+    EXPECT_TRUE(at::isnan(few.grad).all().item<bool>()) << adjoint;
+    o.max_steps = 200;
+    const ExplodingScore bad(model->sde());
+    const ProbabilityFlow blown =
+        probability_flow_log_prob(bad, o, at::full({2, 4}, 3.0, at::kDouble), {}, true);
+    EXPECT_NE(blown.summary.status, Status::kConverged) << adjoint;
+    EXPECT_TRUE(at::isnan(blown.log_prob).all().item<bool>()) << adjoint;
+    EXPECT_TRUE(at::isnan(blown.grad).all().item<bool>()) << adjoint;
+  }
 }
 
 TEST(ProbabilityFlow, BitsPerDim) {

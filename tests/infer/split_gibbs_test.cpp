@@ -166,6 +166,51 @@ TEST(SplitGibbs, NonlinearPosteriorAgainstQuadrature) {
   }
 }
 
+/// Two narrow modes at a.x = -1 and 1, of which the second is e^(2 tilt) times the likelier.
+class TwoModes final : public LogDensity {
+ public:
+  TwoModes(at::Tensor a, double sigma, double tilt)
+      : a_(std::move(a)), sigma_(sigma), tilt_(tilt) {}
+  Shape event_shape() const override { return {1, 1, a_.size(0)}; }
+  at::Tensor log_prob(const at::Tensor& x, const Rng&) const override {
+    const at::Tensor u = x.flatten(1).matmul(a_.to(x.scalar_type()));
+    return (u.square() - 1).square() * (-0.5 / (sigma_ * sigma_)) + u * tilt_;
+  }
+
+ private:
+  at::Tensor a_;
+  double sigma_, tilt_;
+};
+
+// Chains that are cooled fast choose their mode before they know its weight; resampled, they have
+// it: 1 / (1 + e^(-2 tilt)) of them are in the second.
+TEST(SplitGibbs, ResampledChainsHaveTheWeightsOfTheModes) {
+  const GaussianDenoiser prior(at::zeros({3}, at::kDouble), at::eye(3, at::kDouble) * 0.49);
+  const TwoModes likelihood(at::tensor({0.6, -0.8, 0.0}, at::kDouble), 0.1, 1.0);
+  const double exact = 1 / (1 + std::exp(-2.0));
+  const auto share = [&](const std::string& more, uint64_t seed) {
+    MemoryStore store;
+    StoppingObserver observer;
+    const Draws draws =
+        split_gibbs(
+            "n_draws = 2000\nbatch = 2000\nrho_start = 1.0\nrho_end = 0.03\nanneal = 60\n"
+            "hold = 4\ndata_start = 1e-4\ndata_full = 0.5\n" +
+            more)
+            ->run({prior, likelihood}, Rng(seed), observer, store);
+    const at::Tensor u = draws.x.flatten(1).matmul(at::tensor({0.6, -0.8, 0.0}, at::kDouble));
+    if (!more.empty()) {
+      EXPECT_GT(draws.summary.numbers.at("resamplings"), 1);
+      EXPECT_GT(draws.summary.numbers.at("lineages"), 100);
+    }
+    return (u > 0).to(at::kDouble).mean().item<double>();
+  };
+  // Descendants of one chain count once: a standard error of 0.03 with 150 of them.
+  double mean = 0;
+  for (const uint64_t seed : {1, 2, 3}) mean += share("resample = true\n", seed) / 3;
+  EXPECT_NEAR(mean, exact, 0.05);
+  EXPECT_LT(share("", 1), exact - 0.05);
+}
+
 constexpr const char* kShort =
     "n_draws = 10\nanneal = 6\nhold = 4\nkeep = 2\nrho_start = 1.0\nrho_end = 0.1\n"
     "checkpoint_every = 3\n";
@@ -208,6 +253,26 @@ TEST(SplitGibbs, InterruptedRunsEqualWholeOnes) {
     EXPECT_TRUE(at::equal(rest.x, whole.x)) << stop;
     EXPECT_TRUE(at::equal(rest.history.at("log_likelihood"), whole.history.at("log_likelihood")));
     EXPECT_EQ(rest.summary.numbers.at("acceptance"), whole.summary.numbers.at("acceptance"));
+  }
+}
+
+TEST(SplitGibbs, InterruptedResamplingEqualsWholeRuns) {
+  const GaussianDenoiser prior(at::zeros({3}, at::kDouble), at::eye(3, at::kDouble) * 0.49);
+  const TwoModes likelihood(at::tensor({0.6, -0.8, 0.0}, at::kDouble), 0.1, 1.0);
+  const std::string settings = std::string(kShort) + "batch = 4\nresample = true\n";
+  MemoryStore whole_store;
+  StoppingObserver patient;
+  const Draws whole = split_gibbs(settings)->run({prior, likelihood}, Rng(1), patient, whole_store);
+  EXPECT_GT(whole.summary.numbers.at("resamplings"), 1);
+  for (const int64_t stop : {2, 5, 6, 7, 13}) {
+    MemoryStore store;
+    StoppingObserver observer(stop);
+    split_gibbs(settings)->run({prior, likelihood}, Rng(1), observer, store);
+    StoppingObserver again;
+    const Draws rest = split_gibbs(settings)->run({prior, likelihood}, Rng(1), again, store);
+    EXPECT_TRUE(at::equal(rest.x, whole.x)) << stop;
+    for (const char* number : {"resamplings", "lineages"})
+      EXPECT_EQ(rest.summary.numbers.at(number), whole.summary.numbers.at(number)) << stop;
   }
 }
 

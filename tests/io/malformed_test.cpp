@@ -7,12 +7,14 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <random>
 
 #include "sample_files.h"
 #include "scoreprior/core/errors.h"
 #include "scoreprior/io/atomic_file.h"
+#include "scoreprior/io/detail/guarded_read.h"
 
 // Sanitizers map terabytes of address space, so that a limit on it means nothing.
 #if defined(__SANITIZE_ADDRESS__)
@@ -197,6 +199,53 @@ TEST(Malformed, BadReadersAreSeen) {
     if (damaged(p)) throw DataError("two\nlines");
   };
   EXPECT_NE(read_damaged(bad, ".bad").find("not one sentence"), std::string::npos);
+}
+
+// A library that goes round in circles is stopped, after seconds of processor time.
+TEST(Malformed, EndlessReadersStop) {
+  const fs::path file = fs::temp_directory_path() / ("sp-endless-" + std::to_string(::getpid()));
+  put_bytes(file, "small");
+  std::string message;
+  try {
+    detail::read_guarded(file, "HDF5", [](detail::FindingsWriter&) {
+      for (volatile unsigned turns = 0;; ++turns) {
+      }
+    });
+  } catch (const DataError& e) {
+    message = e.what();
+  }
+  fs::remove(file);
+  EXPECT_NE(message.find("reading it as HDF5 does not end"), std::string::npos) << message;
+  rusage used{};
+  ::getrusage(RUSAGE_CHILDREN, &used);
+  EXPECT_GE(used.ru_utime.tv_sec + used.ru_stime.tv_sec, 3);
+}
+
+// cfitsio would allocate for a number of columns that it never set.
+TEST(Malformed, TablesNeedWholeNumbersInTheirHeaders) {
+  for (const FileFormat& f : file_formats()) {
+    if (f.name != "uvfits") continue;
+    const fs::path file = fs::temp_directory_path() / ("sp-cards-" + std::to_string(::getpid()));
+    f.write(file);
+    const std::string good = read_text(file);
+    const size_t table = good.find("XTENSION= 'BINTABLE'");
+    for (const char* key : {"NAXIS2  =", "PCOUNT  =", "TFIELDS ="})
+      for (const char* value : {"3INTT", "1.5", "", "T"}) {
+        std::string bad = good, field(20, ' ');
+        field.replace(0, std::strlen(value), value);
+        bad.replace(bad.find(key, table) + 10, 20, field);
+        put_bytes(file, bad);
+        std::string message;
+        try {
+          f.read(file);
+        } catch (const DataError& e) {
+          message = e.what();
+        }
+        EXPECT_NE(message.find("a table without a whole number"), std::string::npos)
+            << key << value << ": " << message;
+      }
+    fs::remove(file);
+  }
 }
 
 TEST(Malformed, AbsentFilesAndFoldersAreMissing) {

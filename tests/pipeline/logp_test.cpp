@@ -7,7 +7,9 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <iomanip>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/rng.h"
@@ -183,6 +185,53 @@ TEST_F(LogpTest, PerturbsImagesToTimeZero) {
   // The bound begins with the noise itself and takes the images as they are.
   const LogpResult clean = evaluate(in, "[images]\nbatch = 2\n", "elbo");
   EXPECT_EQ((clean.columns[0].log_prob - r.columns[1].log_prob).abs().max().item<double>(), 0);
+}
+
+// No law with the noise of t0 has a density above N(0; 0, std(t0)^2 I): values beyond are noted,
+// unless the images got that noise. Here one Euler step, far too long, puts them there.
+TEST_F(LogpTest, ValuesAboveTheCeilingAreNoted) {
+  const double b = 0.1 * kT0 + 19.9 * kT0 * kT0 / 2;
+  const double ceiling = -8 * std::log(2 * M_PI * (1 - std::exp(-b)));
+  const std::string images = save("x.npy", at::zeros({2, 1, 4, 4}, at::kDouble));
+  const auto notes = [&](const std::string& extra, const std::string& method, double* log_prob) {
+    Session session;
+    session.dtype = at::kDouble;
+    Observer observer;
+    const LogpResult r = log_densities(
+        io::parse_toml("[score]\nname = \"gaussian\"\nmean = 0.0\nsigma = 1e-5\nshape = [1, 4, "
+                       "4]\n[score.sde]\ntype = \"vp\"\n[ode]\ntrace = \"exact\"\n" +
+                       extra),
+        images, method, 3, session, observer);
+    if (log_prob) *log_prob = r.columns[0].log_prob[0].item<double>();
+    return r.notes;
+  };
+  const std::string coarse = "solver = \"euler\"\nvariable = \"time\"\nsteps = 1\n";
+  double fine = 0, far = 0;
+  // The narrowest law reaches the ceiling but for 8 alpha(1)^2 = 3e-4 and 8 (1e-5/std)^2 nats.
+  EXPECT_TRUE(notes("rtol = 1e-9\natol = 1e-9\n", "ode", &fine).empty());
+  EXPECT_NEAR(fine, ceiling, 1e-3);
+  const auto said = notes(coarse, "ode", &far);
+  EXPECT_GT(far, ceiling + 1);
+  ASSERT_EQ(said.size(), 1u);
+  std::ostringstream limit;
+  limit << "ode: 2 image(s) above " << std::setprecision(6) << ceiling << " nats";
+  EXPECT_NE(said[0].find(limit.str()), std::string::npos) << said[0];
+  EXPECT_NE(said[0].find("images.perturb=true"), std::string::npos) << said[0];
+  EXPECT_TRUE(notes(coarse + "[images]\nperturb = true\n", "ode", nullptr).empty());
+  EXPECT_TRUE(notes(coarse, "elbo", nullptr).empty());
+}
+
+// A batch that the memory cannot hold goes in pieces, and the program says so.
+TEST_F(LogpTest, PiecesForTheMemoryAreNoted) {
+  const std::string images = save("x.npy", some_images(3));
+  const LogpResult whole = evaluate(images, "", "ode");
+  EXPECT_TRUE(whole.notes.empty());
+  const LogpResult pieces = evaluate(images, "[ode]\nmax_memory_mib = 1e-6\n", "ode");
+  EXPECT_LT((whole.columns[0].log_prob - pieces.columns[0].log_prob).abs().max().item<double>(),
+            1e-9);
+  ASSERT_EQ(pieces.notes.size(), 1u);
+  EXPECT_NE(pieces.notes[0].find("3 images at a time, in 3 pieces of up to 1"), std::string::npos)
+      << pieces.notes[0];
 }
 
 TEST_F(LogpTest, AcceptsARunConfiguration) {

@@ -507,6 +507,13 @@ std::vector<BadInput> BadInputTest::table() {
   run("npz_garbage", linear, {"data.file=@/garbage.npz"}, 65,
       "garbage.npz: not an NPZ (zip) file, or damaged");
   run("npz_damaged", linear, {"data.file=@/damaged.npz"}, 65, "damaged.npz");
+  const auto exact = [&](const std::string& name, const std::string& key, const std::string& says) {
+    run(name, score, {"prior.name=score_ode", key}, 78, says);
+  };
+  exact("exact_t0", "prior.t0=1", "\"t0\" in [prior]: t0 must lie between 0 and 1");
+  exact("exact_tolerance", "prior.rtol=-1e-3", "\"rtol\" in [prior]: tolerances must be positive");
+  exact("exact_probes", "prior.n_probes=0", "\"n_probes\" in [prior]");
+  exact("exact_memory", "prior.max_memory_mib=-1", "\"max_memory_mib\" in [prior]");
   run("model_truncated", score, {"prior.score.weights=@/truncated.safetensors"}, 65,
       "truncated.safetensors: truncated");
   run("model_headless", score, {"prior.score.weights=@/headless.safetensors"}, 65,
@@ -557,6 +564,14 @@ std::vector<BadInput> BadInputTest::table() {
   logp("logp_tolerance", {"@/x.npy", "ode.rtol=-1"}, 78, "\"rtol\" in [ode]");
   logp("logp_probes", {"@/x.npy", "ode.n_probes=0"}, 78, "\"n_probes\" in [ode]");
   logp("logp_t0", {"@/x.npy", "path.t0=1.5"}, 78, "t0 must lie between 0 and 1");
+  logp("logp_ode_t0", {"@/x.npy", "ode.t0=1"}, 78, "\"t0\" in [ode]: t0 must lie between 0 and 1");
+  logp("logp_elbo_t0", {"@/x.npy", "elbo.t0=1"}, 78, "\"t0\" in [elbo]");
+  logp("logp_atol", {"@/x.npy", "ode.atol=-1e-5"}, 78, "tolerances must be positive");
+  logp("logp_no_tolerance", {"@/x.npy", "ode.atol=0", "ode.rtol=0"}, 78,
+       "tolerances must be positive");
+  logp("logp_no_steps", {"@/x.npy", "ode.max_steps=0"}, 78, "max_steps must be at least 1");
+  logp("logp_memory", {"@/x.npy", "ode.max_memory_mib=-1"}, 78,
+       "max_memory_mib must not be negative");
   logp("logp_paths", {"@/x.npy", "path.paths=0"}, 78, "paths must be at least 1");
   logp("logp_nan", {"@/stack_nan.npy", "--method", "path"}, 65,
        "stack_nan.npy: image 0 has pixels that are not finite");

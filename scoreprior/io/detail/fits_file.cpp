@@ -24,12 +24,32 @@ std::string fits_error_text(int status) {
   return text;
 }
 
+constexpr size_t kCard = 80, kBlock = 36 * kCard;
+
+// The first cards of a table, each a whole number: after another value cfitsio goes on with a
+// number of columns that was never set, and allocates for it.
+void require_table_cards(const std::string& name, const char* cards) {
+  constexpr const char* kKeys[] = {"BITPIX", "NAXIS",  "NAXIS1", "NAXIS2",
+                                   "PCOUNT", "GCOUNT", "TFIELDS"};
+  for (const char* key : kKeys) {
+    cards += kCard;
+    const std::string card(cards, kCard);
+    std::string value = trimmed_text(card.substr(10, card.find('/', 10) - 10));
+    char* end = nullptr;
+    std::strtoll(value.c_str(), &end, 10);
+    if (trimmed_text(card.substr(0, 8)) != key || card.compare(8, 2, "= ") != 0 || value.empty() ||
+        *end != 0)
+      throw DataError(name + ": damaged header: a table without a whole number " + key);
+  }
+}
+
 // What cfitsio must not be given: a .gz, which it would unpack into memory and so defeat the size
-// checks, and a table with absurdly many columns, for which it allocates before it looks further.
+// checks, and a table with absurdly many columns or without their number, for which it allocates
+// before it looks further.
 void refuse_dangerous_file(const std::filesystem::path& path) {
   const std::string name = path.string();
   std::ifstream in(path, std::ios::binary);
-  std::vector<char> cards(80 * 36 * 64);
+  std::vector<char> cards(kBlock * 64);
   for (bool first = true; in; first = false) {
     in.read(cards.data(), static_cast<std::streamsize>(cards.size()));
     const size_t got = static_cast<size_t>(in.gcount());
@@ -37,7 +57,11 @@ void refuse_dangerous_file(const std::filesystem::path& path) {
       throw DataError(name + ": compressed with gzip; unpack it first");
     if (first && (got < 80 || std::memcmp(cards.data(), "SIMPLE  =", 9) != 0))
       throw DataError(name + ": not a FITS file");
-    for (size_t at = 0; at + 80 <= got; at += 80) {
+    for (size_t at = 0; at + kCard <= got; at += kCard) {
+      if (at % kBlock == 0 && at + 8 * kCard <= got &&
+          std::memcmp(cards.data() + at, "XTENSION= '", 11) == 0 &&
+          std::string(cards.data() + at + 11, 8).find("TABLE") != std::string::npos)
+        require_table_cards(name, cards.data() + at);
       if (std::memcmp(cards.data() + at, "TFIELDS ", 8) != 0) continue;
       const long long columns =
           std::strtoll(std::string(cards.data() + at + 10, 70).c_str(), nullptr, 10);

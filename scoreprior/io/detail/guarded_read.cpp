@@ -21,6 +21,8 @@ namespace {
 
 constexpr uint64_t kWorkspaceBytes = uint64_t{1} << 30;  // beyond the arrays themselves
 constexpr uint64_t kPackingLimit = 1040;
+// Processor time of a reader: damaged files can send libhdf5 round in circles.
+constexpr uint64_t kSeconds = 4, kBytesPerSecond = 10000000;
 constexpr size_t kRecordAlign = 64;
 enum RecordKind : uint32_t { kArrayRecord = 1, kTextRecord, kErrorRecord, kEndRecord };
 
@@ -76,7 +78,7 @@ void become_reader(uint64_t file_bytes) {
   if (nowhere >= 0) ::dup2(nowhere, STDERR_FILENO), ::dup2(nowhere, STDOUT_FILENO);
   const rlimit core{0, 0};
   ::setrlimit(RLIMIT_CORE, &core);
-  const rlim_t seconds = 20 + file_bytes / 10000000;
+  const rlim_t seconds = kSeconds + file_bytes / kBytesPerSecond;
   const rlimit cpu{seconds, seconds + 1};
   ::setrlimit(RLIMIT_CPU, &cpu);
   allow_address_space(kWorkspaceBytes, true);
