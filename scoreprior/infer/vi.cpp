@@ -467,9 +467,10 @@ void VariationalInference::draw(Flow& flow, const Target& target, const Rng& rng
 /// counts differ from their expectation by less than one.
 void VariationalInference::resample(const Target& target, const Rng& rng, Draws& draws) const {
   const int64_t have = draws.x.size(0), n = std::min(o_.n_draws, have);
+  const int64_t rows = 4 * o_.batch;  // values alone take less memory than a step's gradients
   std::vector<at::Tensor> log_p;
-  for (int64_t begin = 0; begin < have; begin += o_.batch) {
-    const int64_t end = std::min(begin + o_.batch, have);
+  for (int64_t begin = 0; begin < have; begin += rows) {
+    const int64_t end = std::min(begin + rows, have);
     const at::Tensor x = draws.x.slice(0, begin, end).to(context_.device);
     const Rng rows = rng.from_row(begin);
     log_p.push_back((target.likelihood.log_prob(x, rows.split("likelihood")) * o_.lambda_data +

@@ -43,6 +43,7 @@ struct DenoiseResult {
   report::SvgPlot::Color color;
   at::Tensor x;  // [N,C,H,W] float64
   at::Tensor mean, std;
+  bool settled = false;
   double seconds = 0, psnr = 0, ssim = 0, draw_psnr = 0, draw_psnr_std = 0, spread = 0,
          rms_error = 0;
   std::vector<double> coverage;  // 50, 90 %
@@ -93,9 +94,10 @@ void write_denoise_report(const std::vector<DenoiseResult>& results, const at::T
     if (!calibrated)
       say += r.coverage[1] < 0.9 ? ": too sure of itself" : ": less sure than it could be";
     if (r.psnr <= naive) say += "; the mean is no better than the noisy image";
-    statements.push_back({r.psnr <= naive || z > 2 ? report::Level::kBad
-                          : calibrated             ? report::Level::kGood
-                                                   : report::Level::kWarning,
+    if (!r.settled) say += "; the loss had not settled at the last step";
+    statements.push_back({r.psnr <= naive || z > 2  ? report::Level::kBad
+                          : calibrated && r.settled ? report::Level::kGood
+                                                    : report::Level::kWarning,
                           say});
   }
   statements.push_back({report::Level::kNeutral, cuts});
@@ -293,6 +295,7 @@ RunOutcome demo_denoise(const DemoRequest& request, Observer& observer) {
     r.key = w.key;
     r.color = w.color;
     r.status = to_string(draws.summary.status);
+    r.settled = draws.summary.status == Status::kConverged;
     r.x = draws.x.to(at::kCPU, at::kDouble);
     r.loss = draws.history.at("loss");
     r.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
