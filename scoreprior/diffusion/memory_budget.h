@@ -16,8 +16,8 @@ double memory_budget(double max_mib);
 /// The largest number of bytes in libtorch's tensors during `work` beyond those at its start.
 double peak_allocation(const std::function<void()>& work);
 
-/// Bytes that `work` will take when it is done again: libtorch's tensors at the peak of a second run
-/// (the first one also fills caches) times 1.7, for the memory that malloc loses between blocks
+/// Bytes that `work` will take when it is done again: libtorch's tensors at the peak of a second
+/// run (the first one also fills caches) times 1.7, for the memory that malloc loses between blocks
 /// (docs/logp_study.md).
 double resident_bytes(const std::function<void()>& work);
 

@@ -52,7 +52,8 @@ class MarkovGaussian final : public Flow {
     const at::Tensor z = to_raster(z_in.to(type_));
     const at::Tensor scaled = z * part("log_std").exp().unsqueeze(1);
     at::Tensor v = scaled.clone();
-    AT_DISPATCH_FLOATING_TYPES(v.scalar_type(), "gaussian_markov", [&] { forward<scalar_t>(v); });
+    AT_DISPATCH_FLOATING_TYPES(v.scalar_type(), "gaussian_markov",
+                               [&] { add_regression<scalar_t>(v, v, 1); });
     at::Tensor x = from_raster(v + part("mean").unsqueeze(1));
     at::Tensor log_det = part("log_std").sum().expand({z.size(1)}).contiguous();
     if (train) kept_ = {scaled, v, x};
@@ -79,7 +80,7 @@ class MarkovGaussian final : public Flow {
     const at::Tensor v = (to_raster(u) - part("mean").unsqueeze(1)).contiguous();
     at::Tensor z = v.clone();
     AT_DISPATCH_FLOATING_TYPES(v.scalar_type(), "gaussian_markov",
-                               [&] { subtract_means<scalar_t>(v, z); });
+                               [&] { add_regression<scalar_t>(v, z, -1); });
     return {from_raster(z * (-part("log_std")).exp().unsqueeze(1)), log_det.contiguous()};
   }
 
@@ -145,26 +146,25 @@ class MarkovGaussian final : public Flow {
         }
   }
 
-  // v_i += sum_k w_ik v_k, the first pixel first.
+  // to_i += sign sum_k w_ik from_k, the first pixel first; both may be one tensor.
   template <class T>
-  void forward(at::Tensor& v) const {
+  void add_regression(const at::Tensor& from, at::Tensor& to, T sign) const {
     if (slots_ == 0) return;
     const at::Tensor weights = part("regression");
     const T* w = weights.data_ptr<T>();
-    T* values = v.data_ptr<T>();
-    const int64_t batch = v.size(1);
+    const T* values = from.data_ptr<T>();
+    T* out = to.data_ptr<T>();
+    const int64_t batch = from.size(1);
     for (int64_t i = 0; i < o_.dim; ++i)
       for (int64_t k = 0; k < slots_; ++k) {
         const int64_t j = neighbour_[i * slots_ + k];
         if (j < 0) continue;
-        const T a = w[i * slots_ + k];
-        T* to = values + i * batch;
-        const T* from = values + j * batch;
-        for (int64_t b = 0; b < batch; ++b) to[b] += a * from[b];
+        const T a = sign * w[i * slots_ + k];
+        for (int64_t b = 0; b < batch; ++b) out[i * batch + b] += a * values[j * batch + b];
       }
   }
 
-  // The reverse of forward(): g holds the gradient in v, and at the end in scaled z; dL/dw_ik =
+  // The reverse of sampling: g holds the gradient in v, and at the end in scaled z; dL/dw_ik =
   // sum_b g_i v_k on the way.
   template <class T>
   void reverse(at::Tensor& g) {
@@ -190,24 +190,6 @@ class MarkovGaussian final : public Flow {
           sum += from[b] * v[b];
         }
         w_bar[i * slots_ + k] = sum;
-      }
-  }
-
-  // z_i -= sum_k w_ik v_k.
-  template <class T>
-  void subtract_means(const at::Tensor& v, at::Tensor& z) const {
-    if (slots_ == 0) return;
-    const at::Tensor weights = part("regression");
-    const T* w = weights.data_ptr<T>();
-    const T* values = v.data_ptr<T>();
-    T* out = z.data_ptr<T>();
-    const int64_t batch = v.size(1);
-    for (int64_t i = 0; i < o_.dim; ++i)
-      for (int64_t k = 0; k < slots_; ++k) {
-        const int64_t j = neighbour_[i * slots_ + k];
-        if (j < 0) continue;
-        const T a = w[i * slots_ + k];
-        for (int64_t b = 0; b < batch; ++b) out[i * batch + b] -= a * values[j * batch + b];
       }
   }
 
