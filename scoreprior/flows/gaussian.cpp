@@ -5,6 +5,7 @@
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/shape.h"
+#include "scoreprior/flows/detail/gaussian_options.h"
 #include "scoreprior/flows/detail/parameter_map.h"
 #include "scoreprior/flows/detail/softplus_output.h"
 #include "scoreprior/flows/flow.h"
@@ -12,32 +13,12 @@
 namespace scoreprior {
 namespace {
 
-struct GaussianFlowOptions {
-  int64_t dim = 0;
+struct LowRankGaussianOptions : detail::GaussianOptions {
   int64_t rank = 8;
-  bool softplus = false;
-  double init_mean = 0;
-  double init_std = 1;
-};
-
-struct DiagonalGaussianOptions : GaussianFlowOptions {
   template <class F>
   void fields(F&& f) {
-    f("dim", dim, "number of pixels; 0 = as the image asks");
-    f("softplus", softplus, "positive pixels: x = softplus(u)");
-    f("init_mean", init_mean, "mean of the untrained draws");
-    f("init_std", init_std, "standard deviation of the untrained draws");
-  }
-};
-
-struct LowRankGaussianOptions : GaussianFlowOptions {
-  template <class F>
-  void fields(F&& f) {
-    f("dim", dim, "number of pixels; 0 = as the image asks");
+    GaussianOptions::fields(f);
     f("rank", rank, "rank of the mixing");
-    f("softplus", softplus, "positive pixels: x = softplus(u)");
-    f("init_mean", init_mean, "mean of the untrained draws");
-    f("init_std", init_std, "standard deviation of the untrained draws");
   }
 };
 
@@ -45,14 +26,14 @@ struct LowRankGaussianOptions : GaussianFlowOptions {
 // log|det du/dz| = sum log_std + log|det(I + V^T U)| (matrix determinant lemma). rank 0: no U, V.
 class GaussianFlow final : public Flow {
  public:
-  GaussianFlow(const GaussianFlowOptions& o, const FlowContext& context)
-      : o_(o), output_(o.softplus) {
+  GaussianFlow(const detail::GaussianOptions& o, int64_t rank, const FlowContext& context)
+      : o_(o), rank_(rank), output_(o.softplus) {
     type_ = at::TensorOptions().dtype(context.dtype).device(context.device);
     map_.add("mean", {o.dim});
     map_.add("log_std", {o.dim});
-    if (o.rank > 0) {
-      map_.add("mix_out", {o.dim, o.rank});
-      map_.add("mix_in", {o.dim, o.rank});
+    if (rank > 0) {
+      map_.add("mix_out", {o.dim, rank});
+      map_.add("mix_in", {o.dim, rank});
     }
     parameters_ = at::zeros({map_.size()}, type_);
     gradient_ = at::zeros({map_.size()}, type_);
@@ -65,7 +46,7 @@ class GaussianFlow final : public Flow {
     check_batched("gaussian flow", "z", z_in, {o_.dim});
     const at::Tensor z = z_in.to(type_);
     at::Tensor inner = z, projected, log_det = part("log_std").sum().expand({z.size(0)});
-    if (o_.rank > 0) {
+    if (rank_ > 0) {
       projected = z.matmul(part("mix_in"));
       inner = z + projected.matmul(part("mix_out").t());
       log_det = log_det + std::get<1>(at::slogdet(capacitance()));
@@ -85,7 +66,7 @@ class GaussianFlow final : public Flow {
     const at::Tensor ld_sum = ld.sum();
     grad("mean").copy_(g.sum(0));
     grad("log_std").copy_((g * kept_.spread).sum(0) + ld_sum);
-    if (o_.rank == 0) return;
+    if (rank_ == 0) return;
     const at::Tensor h = g * part("log_std").exp();  // gradient in z + U V^T z
     const at::Tensor inverse = at::linalg_inv(capacitance());
     grad("mix_out").copy_(h.t().matmul(kept_.projected) +
@@ -100,7 +81,7 @@ class GaussianFlow final : public Flow {
     at::Tensor log_det = -part("log_std").sum().expand({u.size(0)});
     output_.invert(u, log_det);
     at::Tensor z = (u - part("mean")) * (-part("log_std")).exp();
-    if (o_.rank > 0) {
+    if (rank_ > 0) {
       // Woodbury: (I + U V^T)^-1 = I - U (I + V^T U)^-1 V^T
       const at::Tensor c = capacitance();
       z = z - z.matmul(part("mix_in")).matmul(at::linalg_inv(c).t()).matmul(part("mix_out").t());
@@ -124,9 +105,9 @@ class GaussianFlow final : public Flow {
     output_.unmap(mean, std);
     part("mean").fill_(mean);
     part("log_std").fill_(std::log(std));
-    if (o_.rank == 0) return;
+    if (rank_ == 0) return;
     // One side zero: the mixing starts absent but with a gradient.
-    part("mix_in").copy_(rng.split("mix_in").normal({o_.dim, o_.rank}, at::kDouble) /
+    part("mix_in").copy_(rng.split("mix_in").normal({o_.dim, rank_}, at::kDouble) /
                          std::sqrt(static_cast<double>(o_.dim)));
   }
 
@@ -134,13 +115,14 @@ class GaussianFlow final : public Flow {
   at::Tensor part(const std::string& name) const { return map_.view(parameters_, name); }
   at::Tensor grad(const std::string& name) { return map_.view(gradient_, name); }
   at::Tensor capacitance() const {
-    return at::eye(o_.rank, type_) + part("mix_in").t().matmul(part("mix_out"));
+    return at::eye(rank_, type_) + part("mix_in").t().matmul(part("mix_out"));
   }
 
   struct Kept {
     at::Tensor z, projected, spread, u;
   };
-  GaussianFlowOptions o_;
+  detail::GaussianOptions o_;
+  int64_t rank_;  // 0: independent pixels
   detail::SoftplusOutput output_;
   at::TensorOptions type_;
   detail::ParameterMap map_;
@@ -148,33 +130,21 @@ class GaussianFlow final : public Flow {
   Kept kept_;
 };
 
-std::unique_ptr<Flow> make_gaussian_flow(GaussianFlowOptions o, const Config& config,
-                                         const FlowContext& context) {
-  if (o.dim == 0) o.dim = context.dim;
-  if (context.dim != 0 && o.dim != context.dim)
-    config.fail("dim", "the flow has " + std::to_string(o.dim) + " pixels, the image has " +
-                           std::to_string(context.dim));
-  if (o.dim < 1) config.fail("dim", "the number of pixels is not known here; give dim");
-  if (o.init_std <= 0) config.fail("init_std", "init_std must be positive");
-  if (o.softplus && o.init_mean < 0)
-    config.fail("init_mean", "softplus pixels have a positive mean");
-  return std::make_unique<GaussianFlow>(o, context);
-}
-
 }  // namespace
 
 std::unique_ptr<Flow> make_gaussian_diagonal(const Config& config, const FlowContext& context) {
-  GaussianFlowOptions o = config.read<DiagonalGaussianOptions>();
-  o.rank = 0;
-  return make_gaussian_flow(o, config, context);
+  auto o = config.read<detail::GaussianOptions>();
+  complete(o, config, context);
+  return std::make_unique<GaussianFlow>(o, 0, context);
 }
 
 /// A full Gaussian up to rank `rank`: covariance S (I + U V^T)(I + U V^T)^T S with S = diag(exp
 /// log_std).
 std::unique_ptr<Flow> make_gaussian_low_rank(const Config& config, const FlowContext& context) {
-  const GaussianFlowOptions o = config.read<LowRankGaussianOptions>();
+  auto o = config.read<LowRankGaussianOptions>();
   if (o.rank < 1) config.fail("rank", "rank must be at least 1");
-  return make_gaussian_flow(o, config, context);
+  complete(o, config, context);
+  return std::make_unique<GaussianFlow>(o, o.rank, context);
 }
 
 }  // namespace scoreprior

@@ -6,6 +6,7 @@
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/shape.h"
+#include "scoreprior/flows/detail/gaussian_options.h"
 #include "scoreprior/flows/detail/parameter_map.h"
 #include "scoreprior/flows/detail/softplus_output.h"
 #include "scoreprior/flows/flow.h"
@@ -13,29 +14,24 @@
 namespace scoreprior {
 namespace {
 
-struct MarkovGaussianOptions {
-  int64_t dim = 0;
+struct MarkovGaussianOptions : detail::GaussianOptions {
   int64_t radius = 2;
-  bool softplus = false;
-  double init_mean = 0;
-  double init_std = 1;
   template <class F>
   void fields(F&& f) {
-    f("dim", dim, "number of pixels; 0 = as the image asks");
+    GaussianOptions::fields(f);
     f("radius", radius, "how far the neighbours reach that a pixel's mean depends on [pixels]");
-    f("softplus", softplus, "positive pixels: x = softplus(u)");
-    f("init_mean", init_mean, "mean of the untrained draws");
-    f("init_std", init_std, "standard deviation of the untrained draws");
   }
 };
 
 // Pixels in raster order, the channels of a pixel one after the other. Work arrays are [D,B] in
-// that order, so that the innermost loops run over the batch.
+// that order, so that the innermost loops run over the batch; they and the parameters live on the
+// CPU, since one pixel waits for the other.
 class MarkovGaussian final : public Flow {
  public:
   MarkovGaussian(const MarkovGaussianOptions& o, Shape event, const FlowContext& context)
       : o_(o), event_(std::move(event)), output_(o.softplus) {
-    type_ = at::TensorOptions().dtype(context.dtype);
+    device_ = context.device;
+    type_ = at::TensorOptions().dtype(context.dtype).device(at::kCPU);
     find_neighbours();
     map_.add("mean", {o.dim});
     map_.add("log_std", {o.dim});
@@ -58,7 +54,7 @@ class MarkovGaussian final : public Flow {
     at::Tensor log_det = part("log_std").sum().expand({z.size(1)}).contiguous();
     if (train) kept_ = {scaled, v, x};
     output_.apply(x, log_det);
-    return {x, log_det};
+    return {x.to(device_), log_det.to(device_)};
   }
 
   void backward(const at::Tensor& x_bar, const at::Tensor& log_det_bar) override {
@@ -81,7 +77,8 @@ class MarkovGaussian final : public Flow {
     at::Tensor z = v.clone();
     AT_DISPATCH_FLOATING_TYPES(v.scalar_type(), "gaussian_markov",
                                [&] { add_regression<scalar_t>(v, z, -1); });
-    return {from_raster(z * (-part("log_std")).exp().unsqueeze(1)), log_det.contiguous()};
+    return {from_raster(z * (-part("log_std")).exp().unsqueeze(1)).to(device_),
+            log_det.contiguous().to(device_)};
   }
 
   at::Tensor& flat_parameters() override { return parameters_; }
@@ -199,6 +196,7 @@ class MarkovGaussian final : public Flow {
   MarkovGaussianOptions o_;
   Shape event_;  // [C,H,W]
   detail::SoftplusOutput output_;
+  at::Device device_ = at::kCPU;  // of what comes and goes
   at::TensorOptions type_;
   int64_t slots_ = 0;
   std::vector<int64_t> neighbour_;  // [D,slots], -1: outside the image
@@ -217,16 +215,9 @@ class MarkovGaussian final : public Flow {
 /// which is how the posterior of an image behaves under a local prior; D (K + 2) parameters, K =
 /// 2 radius (radius + 1) channels + channels - 1. Without a known image it is one row of pixels.
 std::unique_ptr<Flow> make_gaussian_markov(const Config& config, const FlowContext& context) {
-  MarkovGaussianOptions o = config.read<MarkovGaussianOptions>();
-  if (o.dim == 0) o.dim = context.dim;
-  if (context.dim != 0 && o.dim != context.dim)
-    config.fail("dim", "the flow has " + std::to_string(o.dim) + " pixels, the image has " +
-                           std::to_string(context.dim));
-  if (o.dim < 1) config.fail("dim", "the number of pixels is not known here; give dim");
+  auto o = config.read<MarkovGaussianOptions>();
   if (o.radius < 0) config.fail("radius", "radius must not be negative");
-  if (o.init_std <= 0) config.fail("init_std", "init_std must be positive");
-  if (o.softplus && o.init_mean < 0)
-    config.fail("init_mean", "softplus pixels have a positive mean");
+  complete(o, config, context);
   Shape event = context.event;
   if (event.size() != 3 || numel(event) != o.dim) event = {1, 1, o.dim};
   return std::make_unique<MarkovGaussian>(o, event, context);

@@ -11,8 +11,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
-#include "scoreprior/diffusion/model_file.h"
 #include "scoreprior/diffusion/probability_flow.h"
+#include "scoreprior/priors/detail/score_prior.h"
 #include "scoreprior/priors/penalty.h"
 
 namespace scoreprior {
@@ -31,16 +31,15 @@ struct ScoreOdeOptions : ProbabilityFlowOptions {
   }
 };
 
-class ScoreOde final : public LogDensity {
+class ScoreOde final : public detail::ScorePrior {
  public:
   ScoreOde(std::unique_ptr<ScoreModel> model, const ScoreOdeOptions& options)
-      : model_(std::move(model)), options_(options) {}
-  Shape event_shape() const override { return model_->event_shape(); }
+      : ScorePrior(std::move(model), options.weight, options.t0), options_(options) {}
 
   /// Differentiable once: the gradient is the adjoint's, attached to the value.
   at::Tensor log_prob(const at::Tensor& x, const Rng& rng) const override {
     if (!(x.requires_grad() && at::GradMode::is_enabled()))
-      return solve(x, rng, false).log_prob * options_.weight;
+      return solve(x, rng, false).log_prob * weight();
     const auto [value, score] = value_and_score(x, rng);
     return value + sum_event((x - x.detach()) * score);
   }
@@ -48,24 +47,23 @@ class ScoreOde final : public LogDensity {
   std::pair<at::Tensor, at::Tensor> value_and_score(const at::Tensor& x,
                                                     const Rng& rng) const override {
     const ProbabilityFlow flow = solve(x, rng, true);
-    return {flow.log_prob * options_.weight, flow.grad * options_.weight};
+    return {flow.log_prob * weight(), flow.grad * weight()};
   }
 
   std::vector<std::pair<std::string, at::Tensor>> terms(const at::Tensor& x,
                                                         const Rng& rng) const override {
     const ProbabilityFlow flow = solve(x, rng, false);
-    const at::Tensor prior = model_->sde().prior_log_prob(flow.latent);
-    return {{"score_ode.prior", prior * options_.weight},
-            {"score_ode.volume", (flow.log_prob - prior) * options_.weight}};
+    const at::Tensor prior = model().sde().prior_log_prob(flow.latent);
+    return {{"score_ode.prior", prior * weight()},
+            {"score_ode.volume", (flow.log_prob - prior) * weight()}};
   }
 
  private:
   ProbabilityFlow solve(const at::Tensor& x, const Rng& rng, bool with_grad) const {
-    return probability_flow_log_prob(*model_, options_, x,
-                                     draw_probes(*model_, options_, x.size(0), rng), with_grad);
+    return probability_flow_log_prob(model(), options_, x,
+                                     draw_probes(model(), options_, x.size(0), rng), with_grad);
   }
 
-  std::unique_ptr<ScoreModel> model_;
   ScoreOdeOptions options_;
 };
 
@@ -77,13 +75,7 @@ std::unique_ptr<LogDensity> make_score_ode(const Config& config, const PriorCont
   check_options(config, o);
   if (config.table("score").get<bool>("bfloat16", false))
     config.table("score").fail("bfloat16", "the exact log-density needs float32 convolutions");
-  auto model = make_score_model(config.table("score"), context.dtype, context.device);
-  if (!context.image_shape.empty() && context.image_shape != model->event_shape())
-    config.fail("score", "the score model is for images " + to_string(model->event_shape()) +
-                             ", the problem has " + to_string(context.image_shape));
-  check_model_images("the score model", model->event_shape(), model->range(), model->event_shape(),
-                     context.range);
-  return std::make_unique<ScoreOde>(std::move(model), o);
+  return std::make_unique<ScoreOde>(detail::score_of(config, context), o);
 }
 
 }  // namespace scoreprior

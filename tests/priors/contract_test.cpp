@@ -6,8 +6,11 @@
 #include <torch/types.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 
+#include "scoreprior/core/errors.h"
+#include "scoreprior/core/posterior_faces.h"
 #include "scoreprior/flows/flow.h"
 #include "scoreprior/io/safetensors.h"
 #include "scoreprior/io/toml.h"
@@ -142,6 +145,37 @@ TEST_P(PriorContract, TermsAddUp) {
     total = total.defined() ? total + value : value;
   }
   EXPECT_LT(testing::relative_error(total, prior->log_prob(images(3), Rng(5))), 1e-12);
+}
+
+// A prior that draws given a noisy image draws the law whose density it has: for N(m, v) that is
+// N((m s^2 + v y)/(v + s^2), v s^2/(v + s^2)), whichever way log p is computed.
+TEST_P(PriorContract, DenoisingDrawsAreOfTheSameLaw) {
+  const auto prior = make_prior(GetParam(), at::kDouble);
+  const auto* denoiser = dynamic_cast<const DenoisingPrior*>(prior.get());
+  ASSERT_EQ(denoiser != nullptr, GetParam().rfind("score_", 0) == 0 || GetParam() == "sum");
+  if (!denoiser) return;
+  EXPECT_EQ(denoiser->rest() != nullptr, GetParam() == "sum");
+  const double m = 0.4, v = 0.09, y = 0.9, s2 = 0.04;
+  const int64_t n = 500;  // images of 36 independent pixels
+  const at::Tensor x =
+      denoiser->draw_given_noisy(at::full({n, 1, 6, 6}, y, at::kDouble), std::sqrt(s2), 20, Rng(8));
+  const double mean = (m * s2 + v * y) / (v + s2), variance = v * s2 / (v + s2), count = n * 36.0;
+  // Five standard errors; the time steps of 1/20 are of second order in the mean.
+  EXPECT_NEAR(x.mean().item<double>(), mean, 5 * std::sqrt(variance / count));
+  EXPECT_NEAR(x.var().item<double>() / variance, 1, 5 * std::sqrt(2 / count) + 1.0 / 20);
+}
+
+TEST(ScorePriors, DrawsNeedWeightOne) {
+  for (const std::string name : {"score_elbo", "score_ode"}) {
+    PriorContext context;
+    context.dtype = at::kDouble;
+    const auto prior = priors().make(io::parse_toml("weight = 2.0\n" + settings(name, at::kDouble)),
+                                     name, context);
+    EXPECT_THROW(
+        dynamic_cast<const DenoisingPrior&>(*prior).draw_given_noisy(images(2), 0.1, 1, Rng(0)),
+        UsageError)
+        << name;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Catalogue, PriorContract, ::testing::ValuesIn(priors().names()),
