@@ -80,8 +80,7 @@ class DryRun {
     const Measurement data = load_measurement(config_, shape, session);
     inferences().make(config_.table("infer"), "dpi",
                       InferenceContext{session.dtype, session.device});
-    for (const char* only_simulate : {"truth", "observe"})
-      if (config_.is_table(only_simulate)) config_.table(only_simulate).mark_used();
+    skip_simulation_tables(config_);
     config_.require_all_used();
     report_.settings = config_.to_toml();
 

@@ -74,7 +74,24 @@ void check_prior_field(const Config& prior, const Config& likelihood, double fov
   }
 }
 
+// A file that also says how its data are simulated tells what to do when they are not there yet.
+void require_data(const Config& config) {
+  const Config data = config.table("data");
+  if (!config.is_table("truth") || !data.is_string("file")) return;
+  const auto file = data.get<std::filesystem::path>("file");
+  const std::string& source = config.loc("truth").file;
+  if (std::filesystem::exists(file) || source.empty()) return;
+  throw MissingFileError("file " + file.string() +
+                         " does not exist yet; make it with: scoreprior " + "simulate " + source +
+                         " --out " + file.parent_path().string());
+}
+
 }  // namespace
+
+void skip_simulation_tables(const Config& config) {
+  for (const char* table : {"truth", "observe"})
+    if (config.is_table(table)) config.table(table).mark_used();
+}
 
 std::unique_ptr<LogDensity> load_prior(const Config& config, const Session& session) {
   const auto image = config.table("image").read<ImageOptions>();
@@ -92,6 +109,7 @@ std::unique_ptr<LogDensity> load_prior(const Config& config, const Session& sess
 Measurement load_measurement(const Config& config, const Shape& shape, const Session& session) {
   Measurement m;
   const Config data = config.table("data");
+  require_data(config);
   m.observation = load_observation(data);
   LikelihoodContext context;
   context.image_shape = shape;

@@ -39,7 +39,11 @@ struct Measurement {
 std::unique_ptr<LogDensity> load_prior(const Config& config, const Session& session);
 
 /// `shape` {C,H,W} is the prior's. Throws DataError when data and images do not fit, ConfigError
-/// when the field of view is not the one the prior's model file was trained on.
+/// when the field of view is not the one the prior's model file was trained on, MissingFileError
+/// for absent data, with the command that makes them where the file also configures `simulate`.
 Measurement load_measurement(const Config& config, const Shape& shape, const Session& session);
+
+/// Marks [truth] and [observe] as read: they are for `simulate`, which the same file may configure.
+void skip_simulation_tables(const Config& config);
 
 }  // namespace scoreprior

@@ -33,8 +33,7 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   const Measurement data = load_measurement(config, prior->event_shape(), session);
   const auto method = inferences().make(config.table("infer"), "dpi",
                                         InferenceContext{session.dtype, session.device});
-  for (const char* only_simulate : {"truth", "observe"})
-    if (config.is_table(only_simulate)) config.table(only_simulate).mark_used();
+  skip_simulation_tables(config);
   config.require_all_used();
 
   RunFolder folder(request.folder, config);
