@@ -202,8 +202,7 @@ report::RunReport build_report(const PosteriorNumbers& n, const Draws& draws,
                         false,
                         {},
                         ""});
-  const at::Tensor some = picked_rows(n.x, 16) * scale;
-  r.samples = some;
+  r.samples = draws.x * scale;  // all, so that the page can number those it shows
 
   const at::Tensor fit_draws = picked_rows(n.x, kMostFitDraws).to(draws.x.scalar_type());
   at::NoGradGuard off;
