@@ -451,8 +451,7 @@ std::vector<BadInput> BadInputTest::table() {
   run("missing_arrays", linear, {"data.file=@/nowhere.npz"}, 66, "@/nowhere.npz does not exist");
   run("not_simulated_yet",
       changed("simulated", kLinear, "[prior]\n", "[truth]\nname = \"phantom\"\n[prior]\n"),
-      {"data.file=@/nowhere.npz"}, 66,
-      "make it with: scoreprior simulate @/simulated.toml --out ");
+      {"data.file=@/nowhere.npz"}, 66, "make it with: scoreprior simulate @/simulated.toml --out ");
   run("missing_truth", sky, {"data.truth=@/nowhere.fits"}, 66, "@/nowhere.fits does not exist");
   run("missing_model", score, {"prior.score.weights=@/nowhere.safetensors"}, 66,
       "@/nowhere.safetensors does not exist");
