@@ -1,15 +1,20 @@
-// Answers one workload name a line with the seconds it took; see ratios.py.
+// Answers one workload name a line with the seconds it took; see ratios.py, which leaves out the
+// first call.
 //   {large,small,shipped}_{forward,vjp,train}  networks; small and shipped at batch 64, large at 16
 //   {large,small,shipped}_divgrad  one Hutchinson probe: drift, divergence and the gradient of both
 //                     (forward, vector-Jacobian product, derivative of the product); large at 4
 //   realnvp_DIM       forward, backward, clip and Adam of a RealNVP, batch 64, 32 flow steps
 //   dpi               a whole step of variational inference: RealNVP (32 steps, D = 1024), ELBO of
-//   the shipped
-//                     architecture, closures of a night of the EHT 2017; batch 64
-//   exactdpi_{checkpoint,direct}  one step with the exact prior: RealNVP (32 steps, D = 3072), log
-//   p
-//                     by 2 Heun steps in time and one probe through the large network, its gradient
-//                     through the steps by that adjoint, denoising likelihood; batch 4
+//                     the shipped architecture, closures of a night of the EHT 2017; batch 64
+//   exactdpi_KIND     one step with the exact prior: RealNVP (32 steps, D = 3072), log p and its
+//                     gradient through the large network, denoising likelihood
+//     checkpoint, direct   batch 4, 2 Heun steps in time, one probe, gradient by that adjoint
+//     probes          batch 32, 16 probes, one Euler step in time, gradient by the adjoint ODE
+//     best            batch 32, one probe, 16 steps of exp4m, checkpoint
+//   exactimage_KIND   log p and gradient of one image through the large network, 16 probes, adjoint
+//                     ODE; tells the right-hand sides on stderr
+//     adaptive        dopri5 in time, rtol 1e-3, atol 1e-5
+//     euler           one Euler step
 //   roof_conv, roof_gemm   4.83 GFLOP of oneDNN's 3x3 convolution, 17.18 GFLOP of matrix product
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -31,6 +36,7 @@
 #include "scoreprior/data/observe.h"
 #include "scoreprior/diffusion/model_file.h"
 #include "scoreprior/diffusion/optimizer.h"
+#include "scoreprior/diffusion/probability_flow.h"
 #include "scoreprior/flows/flow.h"
 #include "scoreprior/infer/adam.h"
 #include "scoreprior/infer/vi.h"
@@ -107,13 +113,14 @@ Work network_work(const std::string& net_name, const std::string& kind) {
   };
 }
 
-std::shared_ptr<Flow> bench_flow(int64_t dim) {
-  Config table =
-      io::parse_toml("n_flow = 32\nsoftplus = true\ninit_mean = 0.03\ninit_std = 0.02\n");
+std::shared_ptr<Flow> bench_flow(int64_t dim, const std::string& keys) {
+  const Config table = io::parse_toml("name = \"realnvp\"\nn_flow = 32\n" + keys);
   std::shared_ptr<Flow> flow = flows().make(table, "realnvp", FlowContext{dim});
   flow->initialize(Rng(1));
   return flow;
 }
+
+const char* const kPositive = "softplus = true\ninit_mean = 0.03\ninit_std = 0.02\n";
 
 BufferAdamOptions clipped_adam() {
   BufferAdamOptions o;
@@ -123,7 +130,7 @@ BufferAdamOptions clipped_adam() {
 
 Work realnvp_work(int64_t dim) {
   const int64_t batch = 64;
-  const auto flow = bench_flow(dim);
+  const auto flow = bench_flow(dim, kPositive);
   const auto adam = std::make_shared<BufferAdam>(flow->flat_parameters(), clipped_adam());
   const at::Tensor z = Rng(2).normal({batch, dim}), x_bar = Rng(3).normal({batch, dim}) / batch;
   const at::Tensor log_det_bar = at::full({batch}, -1.0 / batch, at::kFloat);
@@ -134,9 +141,10 @@ Work realnvp_work(int64_t dim) {
   };
 }
 
-// A score model as a file of random weights: only its shape decides the time.
-std::shared_ptr<LogDensity> bench_prior(const std::string& net_name, const Shape& shape,
-                                        const std::string& prior_name, const std::string& keys) {
+// Calls `use` with the [score] table of a model of random weights, a file that lives until then:
+// only the network's shape decides the time.
+template <class Use>
+auto with_bench_model(const std::string& net_name, const Shape& shape, Use&& use) {
   ModelFile m;
   m.net = bench_net(net_name);
   const auto net = score_nets().make(m.net, "ncsnpp");
@@ -148,12 +156,19 @@ std::shared_ptr<LogDensity> bench_prior(const std::string& net_name, const Shape
   const auto path = std::filesystem::temp_directory_path() /
                     ("bench_" + std::to_string(::getpid()) + ".safetensors");
   write_model_file(path, m);
-  PriorContext context;
-  context.image_shape = m.image_shape;
-  const Config table = io::parse_toml(keys + "[score]\nweights = \"" + path.string() + "\"\n");
-  std::shared_ptr<LogDensity> prior = priors().make(table, prior_name, context);
+  auto made = use("weights = \"" + path.string() + "\"\n");
   std::filesystem::remove(path);
-  return prior;
+  return made;
+}
+
+std::shared_ptr<LogDensity> bench_prior(const std::string& net_name, const Shape& shape,
+                                        const std::string& prior_name, const std::string& keys) {
+  return with_bench_model(net_name, shape, [&](const std::string& score) {
+    PriorContext context;
+    context.image_shape = shape;
+    return std::shared_ptr<LogDensity>(
+        priors().make(io::parse_toml(keys + "[score]\n" + score), prior_name, context));
+  });
 }
 
 std::shared_ptr<LogDensity> closure_data() {
@@ -175,46 +190,64 @@ std::shared_ptr<LogDensity> closure_data() {
   return likelihoods().make(table, "interferometry", observation, context);
 }
 
-Work dpi_work() {
-  const int64_t batch = 64, dim = 1024;
-  const auto flow = bench_flow(dim);
+// A whole step: draws of the flow, both densities and their gradients, backward, clipping, Adam.
+Work inference_step(const std::shared_ptr<Flow>& flow, const std::shared_ptr<LogDensity>& prior,
+                    const std::shared_ptr<LogDensity>& data, int64_t batch) {
   const auto adam = std::make_shared<BufferAdam>(flow->flat_parameters(), clipped_adam());
-  const auto prior = bench_prior("shipped", {1, 32, 32}, "score_elbo", ""), data = closure_data();
   const auto step = std::make_shared<int64_t>(0);
   return [=] {
     const int64_t t = (*step)++;
-    const at::Tensor z = Rng(6).at(t).normal({batch, dim});
+    const at::Tensor z = Rng(6).at(t).normal({batch, flow->dim()});
     const ElboEstimate e = elbo_step(*flow, Target{*prior, *data}, z, Rng(7).at(t), ElboWeights{});
     SP_CHECK(e.rows == batch, "bench", "only ", e.rows, " usable rows");
     adam->step(flow->flat_parameters(), flow->flat_grad(), 1e-5);
   };
 }
 
-Work exact_dpi_work(const std::string& adjoint) {
-  const int64_t batch = 4, dim = 3 * 32 * 32;
-  const Config flow_table =
-      io::parse_toml("name = \"realnvp\"\nn_flow = 32\ninit_mean = 0.5\ninit_std = 0.2\n");
-  std::shared_ptr<Flow> flow = flows().make(flow_table, "realnvp", FlowContext{dim});
-  flow->initialize(Rng(1));
-  const auto adam = std::make_shared<BufferAdam>(flow->flat_parameters(), clipped_adam());
-  const auto prior =
-      bench_prior("large", {3, 32, 32}, "score_ode",
-                  "solver = \"heun\"\nvariable = \"time\"\nsteps = 2\nn_probes = 1\nadjoint = \"" +
-                      adjoint + "\"\nmax_memory_mib = 1e6\n");
+const Shape kColourShape{3, 32, 32};
+
+Work exact_dpi_work(const std::string& kind) {
+  const auto flow = bench_flow(numel(kColourShape), "init_mean = 0.5\ninit_std = 0.2\n");
   Observation observation;
-  observation.y = Rng(5).uniform({3, 32, 32}, at::kDouble);
+  observation.y = Rng(5).uniform(kColourShape, at::kDouble);
   LikelihoodContext context;
-  context.image_shape = {3, 32, 32};
+  context.image_shape = kColourShape;
   context.forward = io::parse_toml("name = \"identity\"\n");
   const std::shared_ptr<LogDensity> data =
       likelihoods().make(io::parse_toml("sigma = 0.2\n"), "gaussian", observation, context);
-  const auto step = std::make_shared<int64_t>(0);
+  const bool whole = kind == "probes" || kind == "best";
+  const std::string keys =
+      kind == "probes" ? "solver = \"euler\"\nvariable = \"time\"\nsteps = 1\nn_probes = 16\n"
+                         "adjoint = \"backsolve\"\n"
+      : kind == "best"
+          ? "solver = \"exp4m\"\nsteps = 16\nn_probes = 1\nadjoint = \"checkpoint\"\n"
+          : "solver = \"heun\"\nvariable = \"time\"\nsteps = 2\nn_probes = 1\nadjoint = \"" + kind +
+                "\"\nmax_memory_mib = 1e6\n";
+  return inference_step(flow, bench_prior("large", kColourShape, "score_ode", keys), data,
+                        whole ? 32 : 4);
+}
+
+Work exact_image_work(const std::string& kind) {
+  ProbabilityFlowOptions o;
+  o.solver = kind == "euler" ? "euler" : "dopri5";
+  o.steps = kind == "euler" ? 1 : 0;
+  o.variable = "time";
+  o.rtol = 1e-3;
+  o.atol = 1e-5;
+  o.n_probes = 16;
+  o.adjoint = "backsolve";
+  const std::shared_ptr<ScoreModel> model =
+      with_bench_model("large", kColourShape, [](const std::string& score) {
+        return make_score_model(io::parse_toml(score), at::kFloat, at::kCPU);
+      });
+  const at::Tensor x = Rng(2).uniform({1, 3, 32, 32}), probes = draw_probes(*model, o, 1, Rng(3));
   return [=] {
-    const int64_t t = (*step)++;
-    const at::Tensor z = Rng(6).at(t).normal({batch, dim});
-    const ElboEstimate e = elbo_step(*flow, Target{*prior, *data}, z, Rng(7).at(t), ElboWeights{});
-    SP_CHECK(e.rows == batch, "bench", "only ", e.rows, " usable rows");
-    adam->step(flow->flat_parameters(), flow->flat_grad(), 1e-5);
+    const ProbabilityFlow f = probability_flow_log_prob(*model, o, x, probes, true);
+    const auto& n = f.summary.numbers;
+    std::cerr << "right-hand sides " << n.at("nfe") << " of the value, " << n.at("grad_nfe")
+              << " of the gradient; network rows: " << n.at("forwards") << " forward, "
+              << n.at("vjps") << " products, " << n.at("second_order") << " derivatives of them"
+              << std::endl;
   };
 }
 
@@ -238,13 +271,17 @@ Work roof_work(const std::string& kind) {
 }
 
 Work work_called(const std::string& name) {
-  if (name == "dpi") return dpi_work();
+  if (name == "dpi")
+    return inference_step(bench_flow(1024, kPositive),
+                          bench_prior("shipped", {1, 32, 32}, "score_elbo", ""), closure_data(),
+                          64);
   const size_t cut = name.find('_');
   SP_CHECK(cut != std::string::npos, "bench", "unknown workload ", name);
   const std::string family = name.substr(0, cut), kind = name.substr(cut + 1);
   if (family == "realnvp") return realnvp_work(std::stoll(kind));
   if (family == "roof") return roof_work(kind);
   if (family == "exactdpi") return exact_dpi_work(kind);
+  if (family == "exactimage") return exact_image_work(kind);
   return network_work(family, kind);
 }
 
@@ -258,10 +295,7 @@ int main(int argc, char** argv) {
   std::map<std::string, Work> ready;
   std::string name;
   while (std::getline(std::cin, name)) {
-    if (!ready.count(name)) {
-      ready[name] = work_called(name);
-      ready[name]();
-    }
+    if (!ready.count(name)) ready[name] = work_called(name);
     const auto start = std::chrono::steady_clock::now();
     ready[name]();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;

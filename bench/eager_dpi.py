@@ -5,19 +5,22 @@ amplitudes by a complex matrix product with independent errors. The yardstick of
 
 `exactdpi_*`: one step with the exact prior at the reference's denoising setting, smaller: RealNVP (32 steps, D = 3072),
 log p by Heun steps of the probability-flow ODE in time with one Hutchinson probe through the large network, the
-gradient by autograd through all of it (discretise, then optimise), pixels in noise of 0.2.
+gradient by autograd through all of it (discretise, then optimise), pixels in noise of 0.2. `exactdpi_probes`: batch 32
+and 16 probes, one Euler step, gradient by the adjoint equation.
 
-    eager_dpi.py --threads 2 [--once dpi | exactdpi]
+    eager_dpi.py --threads 2 [--once dpi | exactdpi_direct | exactdpi_probes]
 """
-import argparse, math, sys, time
+import math
 import torch
 import torch.nn.functional as F
 
 import eager_ncsnpp
 import eager_realnvp
+from eager_server import serve
 
 BATCH, DIM = 64, 1024
-EXACT_BATCH, EXACT_STEPS = 4, 2  # as bench_server has them
+EXACT_BATCH, EXACT_STEPS, EXACT_PROBES = {1: 4, 16: 32}, 2, 16  # as bench_server has them
+EXACT_PIECE = 4  # images in one call of the adjoint
 VISIBILITIES, TIMES, SITES = 846, 49, 7  # about a night of the EHT 2017, as bench_server has it
 
 
@@ -57,7 +60,7 @@ class Work:
         sm = (score * std[:, None, None, None] + z).square().flatten(1).sum(1) / std.square()
         return -0.5 * g2 * sm - 0.5 * x.flatten(1).square().sum(1) * math.exp(-10.05)
 
-    def step(self):
+    def __call__(self):
         self.adam.zero_grad()
         u, logdet = self.flow.reverse(torch.randn(BATCH, DIM))
         x = F.softplus(u) * self.scale
@@ -68,60 +71,84 @@ class Work:
 
 
 class ExactWork:
-    def __init__(self):
+    def __init__(self, kind):
         torch.manual_seed(0)
+        self.probes = EXACT_PROBES if kind == "exactdpi_probes" else 1
+        batch = EXACT_BATCH[self.probes]
         size, channels, nf, mult, blocks, attn, _ = eager_ncsnpp.NETS["large"]
         self.net = eager_ncsnpp.Ncsnpp(size, channels, nf, mult, blocks, attn).requires_grad_(False)
-        self.shape = (EXACT_BATCH, channels, size, size)
+        self.shape = (batch, channels, size, size)
         self.dim = channels * size * size
         self.flow = eager_realnvp.RealNVP(self.dim)
         self.adam = torch.optim.Adam(self.flow.parameters(), lr=1e-5)
         self.y = torch.rand(self.shape[1:])
 
-    def rate(self, t, x, e):
-        """dx/dt and its divergence."""
+    def drift(self, t, x):
+        """dx/dt, and the factor of the score in it."""
         b = 0.1 * t + 0.5 * 19.9 * t * t
-        std, g2 = math.sqrt(1 - math.exp(-b)), 0.1 + 19.9 * t
-        score = -self.net(x, torch.full((EXACT_BATCH,), 999 * t)) / std
-        pull = torch.autograd.grad(score, x, e, create_graph=True)[0]
-        trace = (pull * e).flatten(1).sum(1)
-        return -0.5 * g2 * (x + score), -0.5 * g2 * (self.dim + trace)
+        factor = 0.5 * (0.1 + 19.9 * t) / math.sqrt(1 - math.exp(-b))
+        out = self.net(x, torch.full((x.shape[0],), 999 * t))
+        return -0.5 * (0.1 + 19.9 * t) * x + factor * out
+
+    def rate(self, t, x, e):
+        """dx/dt and its divergence by the probe e."""
+        v = self.drift(t, x)
+        pull = torch.autograd.grad(v, x, e, create_graph=True)[0]
+        return v, (pull * e).flatten(1).sum(1)
+
+    def log_prior(self, x):
+        return -0.5 * x.flatten(1).square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def random_signs(self, *shape):
+        return torch.randint(0, 2, shape) * 2.0 - 1
 
     def log_prob(self, x):
-        e = torch.randint(0, 2, self.shape) * 2.0 - 1
+        e = self.random_signs(*self.shape)
         volume, t, h = 0, 1e-3, (1 - 1e-3) / EXACT_STEPS
         for _ in range(EXACT_STEPS):
             k1, d1 = self.rate(t, x, e)
             k2, d2 = self.rate(t + h, x + h * k1, e)
             x, volume, t = x + 0.5 * h * (k1 + k2), volume + 0.5 * h * (d1 + d2), t + h
-        return volume - 0.5 * x.flatten(1).square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
+        return volume + self.log_prior(x)
 
-    def step(self):
+    def value_and_score(self, x):
+        """log p by one Euler step, and its gradient by the adjoint equation's, a few images at a time: what graphs of
+        many images and probes there are together does not fit into caches, and at 32 images hardly into memory."""
+        values, scores = [], []
+        for piece in x.detach().split(EXACT_PIECE):
+            e = self.random_signs(self.probes, *piece.shape)
+            t, h = 1e-3, 1 - 1e-3
+            piece = piece.clone().requires_grad_(True)
+            v = self.drift(t, piece)
+            volume = 0
+            for k in range(self.probes):
+                pull = torch.autograd.grad(v, piece, e[k], retain_graph=True)[0]
+                volume = volume + (pull * e[k]).flatten(1).sum(1) / self.probes
+            end = (piece + h * v).detach().requires_grad_(True)
+            values.append(self.log_prior(end).detach() + h * volume)
+            a = -end.detach()
+            v = self.drift(t + h, end)
+            back = torch.autograd.grad(v, end, a, retain_graph=True)[0]
+            for k in range(self.probes):
+                pull = torch.autograd.grad(v, end, e[k], create_graph=True)[0]
+                back = back + torch.autograd.grad((pull * e[k]).sum() / self.probes, end, retain_graph=True)[0]
+            scores.append(a + h * back)
+        return torch.cat(values), torch.cat(scores)
+
+    def __call__(self):
         self.adam.zero_grad()
-        u, logdet = self.flow.reverse(torch.randn(EXACT_BATCH, self.dim))
+        u, logdet = self.flow.reverse(torch.randn(self.shape[0], self.dim))
         x = (0.5 + 0.2 * u).view(self.shape)
         data = 0.5 * ((x - self.y) / 0.2).square().flatten(1).sum(1)
-        (data - self.log_prob(x) - logdet).mean().backward()
+        if self.probes == 1:
+            prior = self.log_prob(x)
+        else:
+            value, score = self.value_and_score(x)
+            prior = value + ((x - x.detach()) * score).flatten(1).sum(1)
+        (data - prior - logdet).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.flow.parameters(), 1.0)
         self.adam.step()
 
 
-def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--threads", type=int, default=2)
-    ap.add_argument("--once")
-    a = ap.parse_args()
-    torch.set_num_threads(a.threads)
-    ready = {}
-    for line in [a.once] if a.once else iter(sys.stdin.readline, ""):
-        kind = ExactWork if line.startswith("exactdpi") else Work
-        if kind not in ready:
-            ready[kind] = kind()
-            ready[kind].step()
-        start = time.perf_counter()
-        ready[kind].step()
-        print(f"{time.perf_counter() - start:.6f}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(__doc__, lambda name: ExactWork(name) if name.startswith("exactdpi") else Work())

@@ -8,10 +8,12 @@ the gradient of both; batch 4 for large, else 16); "flops NAME" answers with the
 convolutions, matrix products and attention (2 a multiply-add; the backward pass counts once for inputs, once more for
 weights; divgrad counts forward, product and the derivatives of both).
 """
-import argparse, math, sys, time
+import math
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+from eager_server import serve
 
 NETS = {  # name: (image size, channels, nf, ch_mult, blocks, attention at, batch)
     "large": (32, 3, 64, (1, 2, 2, 2), 4, (16,), 16),
@@ -208,25 +210,5 @@ class Workload:
             self.adam.step()
 
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__)
-    ap.add_argument("--threads", type=int, default=2)
-    ap.add_argument("--once")
-    a = ap.parse_args()
-    torch.set_num_threads(a.threads)
-    ready = {}
-    for line in [a.once] if a.once else iter(sys.stdin.readline, ""):
-        name = line.strip()
-        if name.startswith("flops "):
-            print(Workload(name[6:]).flops(), flush=True)
-            continue
-        if name not in ready:
-            ready[name] = Workload(name)
-            ready[name]()
-        start = time.perf_counter()
-        ready[name]()
-        print(f"{time.perf_counter() - start:.6f}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(__doc__, Workload)

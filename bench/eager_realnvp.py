@@ -5,10 +5,11 @@ clip_grad_norm_): the yardstick of bench/ratios.py. As a server it reads one wor
     eager_realnvp.py --threads 2 [--once WORKLOAD]
 Workloads: realnvp_DIM (forward, backward, clip, Adam; batch 64, 32 flow steps, seqfrac 4), realnvp_DIM_draw.
 """
-import argparse, sys, time
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+from eager_server import serve
 
 
 class ActNorm(nn.Module):
@@ -102,30 +103,11 @@ class Work:
         self.flow.train()
 
 
-def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--threads", type=int, default=2)
-    ap.add_argument("--once")
-    a = ap.parse_args()
-    torch.set_num_threads(a.threads)
-    ready = {}
-
-    def run(name):
-        part = name.split("_")
-        dim = int(part[1])
-        if dim not in ready:
-            ready[dim] = Work(dim)
-            ready[dim].step()
-        start = time.perf_counter()
-        (ready[dim].draw if part[-1] == "draw" else ready[dim].step)()
-        return time.perf_counter() - start
-
-    if a.once:
-        print(f"{a.once} threads {a.threads}: {min(run(a.once) for _ in range(5)) * 1e3:.1f} ms (best of 5)")
-        return
-    for line in sys.stdin:
-        print(run(line.strip()), flush=True)
+def work_called(name):
+    part = name.split("_")
+    work = Work(int(part[1]))
+    return work.draw if part[-1] == "draw" else work.step
 
 
 if __name__ == "__main__":
-    main()
+    serve(__doc__, work_called)

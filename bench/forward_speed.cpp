@@ -104,12 +104,9 @@ void visibilities(int64_t side, int64_t rows, int64_t batch, int repeats) {
       largest_difference(gradient.reshape({batch, -1}), dense_gradient));
 }
 
-void mri(int64_t side, int64_t coils, int64_t batch, int repeats) {
-  PoissonMaskOptions mask;
-  mask.acceleration = 4;
-  mask.centre = 24;
-  const MulticoilMri model(1, simulated_coil_maps(coils, side, side),
-                           poisson_mask(side, side, mask), {at::kFloat, at::kCPU});
+void mri(const char* pattern, const at::Tensor& mask, int64_t coils, int64_t batch, int repeats) {
+  const int64_t side = mask.size(0);
+  const MulticoilMri model(1, simulated_coil_maps(coils, side, side), mask, {at::kFloat, at::kCPU});
   const at::Tensor x = Rng(1).uniform({batch, 1, side, side});
   const at::Tensor images = at::complex(Rng(2).normal({batch, coils, side, side}),
                                         Rng(3).normal({batch, coils, side, side}));
@@ -126,9 +123,9 @@ void mri(int64_t side, int64_t coils, int64_t batch, int repeats) {
   const double work = 2 * fields * 5 * points * std::log2(points);
   const double bytes = 2 * 2 * 2 * 8 * fields * points;
   std::printf(
-      "multicoil_mri %ld x %ld x %ld coils, %ld images: %8.2f ms, the FFTs alone %8.2f ms, FFT "
+      "multicoil_mri %ld x %ld x %ld coils, %s, %ld images: %8.2f ms, the FFTs alone %8.2f ms, FFT "
       "share %.0f %%, %.2f GFLOP, %.0f %% of %.0f GFLOP/s, %.0f %% of %.1f GB/s\n",
-      side, side, coils, batch, 1e3 * c.ours, 1e3 * c.theirs, 100 * c.ratio, 1e-9 * work,
+      side, side, coils, pattern, batch, 1e3 * c.ours, 1e3 * c.theirs, 100 * c.ratio, 1e-9 * work,
       c.arithmetic_share(work), 1e-9 * c.gemm_rate, c.memory_share(bytes), 1e-9 * c.copy_rate);
 }
 
@@ -145,6 +142,14 @@ int main(int argc, char** argv) {
   std::printf("%d threads, %d repeats\n", threads, repeats);
   for (const int64_t side : {64, 256})
     for (const int64_t rows : {300, 3000}) scoreprior::visibilities(side, rows, 64, repeats);
-  scoreprior::mri(320, 15, 4, repeats);
+  scoreprior::PoissonMaskOptions poisson;
+  poisson.acceleration = 4;
+  poisson.centre = 24;
+  const at::Tensor discs = scoreprior::poisson_mask(320, 320, poisson),
+                   columns = scoreprior::cartesian_mask(320, 320, 4, 26);
+  for (const int64_t batch : {4, 64}) {
+    scoreprior::mri("Poisson discs", discs, 15, batch, repeats);
+    scoreprior::mri("Cartesian", columns, 15, batch, repeats);
+  }
   return 0;
 }

@@ -4,10 +4,10 @@
 //       ODE, bound and path estimator against log p; no MODEL or "exact" = the exact score
 //   gaussian_study tolerance IMAGES MODEL...
 //       evaluations and error against the solver's tolerance
-//   gaussian_study posterior TASK PRIOR MODEL STEPS [key=value ...]
-//       DPI against the closed-form posterior. TASK denoise | deblur, PRIOR elbo | ode | both: ode
-//       that goes on from elbo's flow. key=value set [prior] and [infer], with "then." before the
-//       key those of the second run of both alone.
+//   gaussian_study posterior TASK MODEL SEED RUN [then RUN ...]
+//       DPI of test image SEED against the closed-form posterior. TASK denoise | deblur; a RUN is
+//       elbo | ode STEPS [key=value ...], the keys those of [prior] and [infer]. Each later RUN
+//       begins with the flow of the first and keeps its keys of [infer].
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
@@ -21,13 +21,13 @@
 #include <string>
 #include <vector>
 
+#include "bench/study.h"
 #include "scoreprior/core/runtime.h"
 #include "scoreprior/data/gaussian_field.h"
 #include "scoreprior/diffusion/elbo.h"
 #include "scoreprior/diffusion/path_estimator.h"
 #include "scoreprior/diffusion/probability_flow.h"
 #include "scoreprior/forward/forward_model.h"
-#include "scoreprior/infer/inference.h"
 #include "scoreprior/io/npy.h"
 #include "scoreprior/io/toml.h"
 #include "scoreprior/likelihood/likelihood.h"
@@ -114,6 +114,8 @@ void study_logp(const std::string& name, int64_t n, int64_t steps) {
               truth.mean().item<double>());
   {
     ProbabilityFlowOptions o;
+    o.solver = "dopri5";
+    o.rtol = o.atol = 1e-5;
     o.n_probes = 8;
     const auto start = Clock::now();
     const ProbabilityFlow f =
@@ -157,6 +159,7 @@ void study_tolerance(int64_t n, const std::vector<std::string>& models) {
     const at::Tensor x = test_images(n).to(model->dtype());
     for (const char* variable : {"time", "log_snr"}) {
       ProbabilityFlowOptions o;
+      o.solver = "dopri5";
       o.variable = variable;
       const at::Tensor probes = draw_probes(*model, o, n, Rng(1));
       at::Tensor finest;
@@ -176,35 +179,6 @@ void study_tolerance(int64_t n, const std::vector<std::string>& models) {
   }
 }
 
-class Quiet final : public Observer {
- public:
-  void note(const std::string& sentence) override { std::printf("  %s\n", sentence.c_str()); }
-};
-// Where one run ended, as the start of the next: its flow, a fresh optimiser.
-class Handover final : public StateStore {
- public:
-  void save(const std::map<std::string, at::Tensor>& state) override { end_ = state; }
-  bool load(std::map<std::string, at::Tensor>& state) const override {
-    state = start_;
-    return !start_.empty();
-  }
-  void next(int64_t steps) {
-    start_ = end_;
-    for (auto& [name, values] : start_) {
-      if (name == "counters")
-        values = at::tensor({int64_t{0}, int64_t{0}, int64_t{0}, int64_t{0}, int64_t{0}, steps},
-                            at::kLong);
-      else if (name.rfind("curve_", 0) == 0)
-        values = at::zeros({0}, at::kDouble);
-      else if (name == "adam_m" || name == "adam_v")
-        values = at::zeros_like(values);
-    }
-  }
-
- private:
-  std::map<std::string, at::Tensor> start_, end_;
-};
-
 // Root mean square over pixels of (mean - exact mean) / exact sd, and what is left of it without
 // the error's mean over the pixels; mean of sd / exact sd; relative error of the covariance in the
 // Frobenius norm.
@@ -222,47 +196,71 @@ void print_posterior(const char* name, const at::Tensor& draws, const at::Tensor
   std::fflush(stdout);
 }
 
-// Settings of one run of the study.
-Config posterior_config(const std::string& task, const std::string& prior_name,
-                        const std::string& model, int64_t steps,
-                        const std::vector<std::string>& set) {
+struct PosteriorRun {
+  std::string prior;  // elbo | ode
+  int64_t steps = 0;
+  std::vector<std::string> keys;
+};
+
+// RUN [then RUN ...]; false where one lacks its prior or steps.
+bool read_runs(const std::vector<std::string>& words, std::vector<PosteriorRun>& runs) {
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (i + 1 >= words.size() || (words[i] != "elbo" && words[i] != "ode")) return false;
+    PosteriorRun run{words[i], std::stoll(words[i + 1]), {}};
+    if (!runs.empty())
+      for (const auto& key : runs[0].keys)
+        if (key.rfind("infer.", 0) == 0) run.keys.push_back(key);
+    for (i += 2; i < words.size() && words[i] != "then"; ++i) run.keys.push_back(words[i]);
+    runs.push_back(run);
+  }
+  return !runs.empty();
+}
+
+Config posterior_config(const std::string& task, const std::string& model,
+                        const PosteriorRun& run) {
   Config config = io::parse_toml(
       std::string(task == "deblur"
                       ? "[forward]\nname = \"low_dft\"\nn_freqs = 6\n[likelihood]\nsigma = 0.5\n"
                       : "[forward]\nname = \"identity\"\n[likelihood]\nsigma = 0.1\n") +
-      "[prior]\nname = \"score_" + prior_name + "\"\n" +
-      (prior_name == "ode" ? "" : "n_times = 4\n") + "[prior.score]\n" + score_toml(model) +
-      "[infer]\nsteps = " + std::to_string(steps) +
+      "[prior]\nname = \"score_" + run.prior + "\"\n" +
+      (run.prior == "ode" ? "" : "n_times = 4\n") + "[prior.score]\n" + score_toml(model) +
+      "[infer]\nsteps = " + std::to_string(run.steps) +
       "\nbatch = 64\nlr = 1e-3\nn_draws = 4096\n[infer.flow]\nname = \"realnvp\"\n"
       "init_mean = 0.5\ninit_std = 0.15\n");
-  io::apply_overrides(config, set);
+  io::apply_overrides(config, run.keys);
   return config;
 }
 
-void study_posterior(const std::string& task, const std::string& prior_name,
-                     const std::string& model, int64_t steps, const std::vector<std::string>& set) {
-  // "both": settings of the first run, and of the second.
-  const bool both = prior_name == "both";
-  std::vector<std::string> first, second;
-  for (const auto& s : set) {
-    const bool later = s.rfind("then.", 0) == 0;
-    if (later) second.push_back(s.substr(5));
-    if (!later) first.push_back(s);
-    if (!later && s.rfind("infer.", 0) == 0) second.insert(second.begin(), s);
-  }
-  std::vector<Config> runs{posterior_config(task, both ? "elbo" : prior_name, model, steps, first)};
-  if (both) runs.push_back(posterior_config(task, "ode", model, steps, second));
+// Network rows that value and gradient of log p take, a draw.
+void print_work(const Config& prior, const std::string& model, const at::Tensor& draws) {
+  const auto score = score_model(model);
+  const auto options = prior.read<ProbabilityFlowOptions>();
+  const at::Tensor x = draws.slice(0, 0, 16).to(score->dtype());
+  const ProbabilityFlow f = probability_flow_log_prob(
+      *score, options, x, draw_probes(*score, options, x.size(0), Rng(9)), true);
+  const auto& n = f.summary.numbers;
+  std::printf(
+      "  a draw: %.0f right-hand sides of the value, %.0f of the gradient; %.0f forward rows, %.0f "
+      "products, %.0f derivatives of products\n",
+      n.at("nfe"), n.at("grad_nfe"), n.at("forwards"), n.at("vjps"), n.at("second_order"));
+}
+
+void study_posterior(const std::string& task, const std::string& model, int64_t seed,
+                     const std::vector<PosteriorRun>& runs) {
+  std::vector<Config> configs;
+  for (const auto& run : runs) configs.push_back(posterior_config(task, model, run));
 
   // The closed form, in float64.
   const GaussianField law = field("test");
   ForwardContext forward_context{at::kDouble, at::kCPU};
   forward_context.image_shape = {1, kSide, kSide};
-  const auto a = forward_models().make(runs[0].table("forward"), "identity", forward_context);
-  const at::Tensor truth = test_images(1);
-  const double sigma = runs[0].table("likelihood").get<double>("sigma") * a->noise_scale();
+  const auto a = forward_models().make(configs[0].table("forward"), "identity", forward_context);
+  const at::Tensor truth = test_images(seed + 1).slice(0, seed);
+  const double sigma = configs[0].table("likelihood").get<double>("sigma") * a->noise_scale();
+  const Rng rng(5 + 100 * static_cast<uint64_t>(seed));
   Observation o;
   const at::Tensor clean = a->apply(truth);
-  o.y = clean[0] + sigma * Rng(5).split("noise").normal(clean.sizes(), at::kDouble)[0];
+  o.y = clean[0] + sigma * rng.split("noise").normal(clean.sizes(), at::kDouble)[0];
   o.sigma = at::full({}, sigma, at::kDouble);
   const at::Tensor columns =
       a->apply(at::eye(kPixels, at::kDouble).reshape({kPixels, 1, kSide, kSide}))
@@ -275,10 +273,11 @@ void study_posterior(const std::string& task, const std::string& prior_name,
   const at::Tensor mean = 0.5 + at::matmul(cov, at::matmul(columns, residual)) / (sigma * sigma);
   const at::Tensor factor = at::linalg_cholesky(cov);
 
-  Quiet observer;
-  Handover store;
+  PrintedNotes observer;
+  KeptState store;
+  std::map<std::string, at::Tensor> first;
   int64_t n_draws = 0;
-  for (const Config& config : runs) {
+  for (const Config& config : configs) {
     LikelihoodContext context;
     context.image_shape = {1, kSide, kSide};
     context.forward = config.table("forward");
@@ -288,28 +287,30 @@ void study_posterior(const std::string& task, const std::string& prior_name,
     prior_context.read_array = io::read_npy;
     const auto prior = priors().make(config.table("prior"), "score_elbo", prior_context);
     const auto method = inferences().make(config.table("infer"), "dpi", InferenceContext{});
-    if (&config != &runs[0]) store.next(config.table("infer").get<int64_t>("steps"));
+    if (!first.empty()) store.start_from(first, config.table("infer").get<int64_t>("steps"));
     const auto start = Clock::now();
     const std::clock_t cpu = std::clock();
-    const Draws draws = method->run({*prior, *likelihood}, Rng(7), observer, store);
+    const Draws draws = method->run({*prior, *likelihood},
+                                    Rng(7 + 100 * static_cast<uint64_t>(seed)), observer, store);
+    if (first.empty()) first = store.end();
+    const auto name = config.table("prior").get<std::string>("name");
     std::printf(
-        "%s, %s, %s score, %ld steps of %ld, %.0f s (%.0f s of one core); posterior sd %.4f of "
-        "prior sd 0.15\n",
-        task.c_str(), config.table("prior").get<std::string>("name").c_str(), model.c_str(),
+        "%s, %s, %s score, image %ld, %ld steps of %ld, %.0f s (%.1f s of one core); posterior sd "
+        "%.4f of prior sd 0.15\n",
+        task.c_str(), name.c_str(), model.c_str(), static_cast<long>(seed),
         static_cast<long>(config.table("infer").get<int64_t>("steps")),
         static_cast<long>(config.table("infer").get<int64_t>("batch")), since(start),
         static_cast<double>(std::clock() - cpu) / CLOCKS_PER_SEC,
         cov.diagonal().sqrt().mean().item<double>());
     print_posterior("DPI", draws.x, mean, cov);
+    if (name == "score_ode") print_work(config.table("prior"), model, draws.x);
     n_draws = draws.x.size(0);
   }
   // Monte-Carlo error: what three sets of as many exact draws have.
-  for (int64_t seed = 11; seed < 14; ++seed)
-    print_posterior(
-        "as many exact draws",
-        mean + at::matmul(Rng(static_cast<uint64_t>(seed)).normal({n_draws, kPixels}, at::kDouble),
-                          factor.t()),
-        mean, cov);
+  for (uint64_t set = 11; set < 14; ++set)
+    print_posterior("as many exact draws",
+                    mean + at::matmul(Rng(set).normal({n_draws, kPixels}, at::kDouble), factor.t()),
+                    mean, cov);
 }
 
 }  // namespace
@@ -328,8 +329,9 @@ int main(int argc, char** argv) {
     study_logp(argument(1, "exact"), std::stoll(argument(2, "64")), std::stoll(argument(3, "256")));
   } else if (what == "tolerance" && args.size() > 2) {
     study_tolerance(std::stoll(args[1]), {args.begin() + 2, args.end()});
-  } else if (what == "posterior" && args.size() > 4) {
-    study_posterior(args[1], args[2], args[3], std::stoll(args[4]), {args.begin() + 5, args.end()});
+  } else if (std::vector<PosteriorRun> runs; what == "posterior" && args.size() > 5 &&
+                                             read_runs({args.begin() + 4, args.end()}, runs)) {
+    study_posterior(args[1], args[2], std::stoll(args[3]), runs);
   } else {
     std::fprintf(stderr,
                  "usage: gaussian_study logp | tolerance | posterior ... (see the first lines of "

@@ -1,6 +1,6 @@
 // Work against accuracy of the probability-flow log-density.
 //   logp_work model MODEL.safetensors [value|gradient] [key=value ...]
-//     Test images of the black-hole generator, one fixed +-1 probe. Every solver over its sweep of
+//     Test images of data=blackhole, one fixed +-1 probe. Every solver over its sweep of
 //     tolerances or steps: right-hand sides, seconds, relative error of log p (and of the gradient)
 //     to a solution at rtol = atol = 1e-9, largest and median over the images.
 //     noise=t0 (default) | none: the images blurred to time t0, or as they are.
@@ -61,10 +61,10 @@ Errors relative(const at::Tensor& got, const at::Tensor& truth) {
   return {d.max().item<double>(), d.median().item<double>()};
 }
 
-at::Tensor test_images(int64_t n, at::ScalarType dtype) {
+at::Tensor test_images(const std::string& data, int64_t n, at::ScalarType dtype) {
   std::vector<int64_t> indices;
   for (int64_t k = 0; k < n; ++k) indices.push_back(k);
-  return datasets().make(Config(), "blackhole", "test")->batch(indices, Rng(0)).to(dtype);
+  return datasets().make(Config(), data, "test")->batch(indices, Rng(0)).to(dtype);
 }
 
 // Images at time t0, what the density is one of; equal images get equal noise.
@@ -81,7 +81,7 @@ int model_work(const std::string& path, bool gradient, Settings s) {
   const auto model =
       make_score_model(io::parse_toml("weights = \"" + path + "\"\n"), dtype, at::kCPU);
   const int64_t n = std::stoll(s["images"]);
-  at::Tensor x = test_images(n, dtype);
+  at::Tensor x = test_images(s["data"], n, dtype);
   ProbabilityFlowOptions base;
   base.data_std = std::stod(s["data_std"]);
   base.variable = s["variable"];
@@ -129,6 +129,7 @@ int model_work(const std::string& path, bool gradient, Settings s) {
     std::cout << std::setw(12) << ratio << "  " << to_string(f.summary.status) << std::endl;
   };
   ProbabilityFlowOptions reference = base;  // the setting of [Feng23]'s code
+  reference.solver = "dopri5";
   reference.variable = "time";
   reference.rtol = 1e-3;
   reference.atol = 1e-5;
@@ -219,7 +220,7 @@ int probe_spread(const std::string& path, Settings s) {
   const auto model =
       make_score_model(io::parse_toml("weights = \"" + path + "\"\n"), at::kFloat, at::kCPU);
   const int64_t rows = std::stoll(s["rows"]);
-  at::Tensor x = test_images(1, at::kFloat);
+  at::Tensor x = test_images(s["data"], 1, at::kFloat);
   x = x.expand({rows, x.size(1), x.size(2), x.size(3)});
   ProbabilityFlowOptions o;
   o.solver = "exp3m";
@@ -246,7 +247,7 @@ int memory(const std::string& path, bool gradient, Settings s) {
   const auto model =
       make_score_model(io::parse_toml("weights = \"" + path + "\"\n"), at::kFloat, at::kCPU);
   const int64_t n = std::stoll(s["images"]);
-  const at::Tensor x = test_images(n, at::kFloat);
+  const at::Tensor x = test_images(s["data"], n, at::kFloat);
   ProbabilityFlowOptions o;
   o.solver = "exp3m";
   o.steps = std::stoll(split(s["steps"])[0]);
@@ -343,6 +344,7 @@ int main(int argc, char** argv) {
              {"steps", "8,12,16,24,32,48,64"},
              {"tolerances", "1e-1,1e-2,1e-3,1e-4,1e-5"},
              {"atol_ratio", "1"},
+             {"data", "blackhole"},
              {"noise", "t0"},
              {"rows", "16"},
              {"probes", "1"},

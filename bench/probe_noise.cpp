@@ -14,10 +14,10 @@
 #include <string>
 #include <vector>
 
+#include "bench/study.h"
 #include "scoreprior/core/runtime.h"
 #include "scoreprior/data/dataset.h"
 #include "scoreprior/flows/flow.h"
-#include "scoreprior/infer/inference.h"
 #include "scoreprior/io/toml.h"
 #include "scoreprior/likelihood/likelihood.h"
 #include "scoreprior/priors/prior.h"
@@ -26,21 +26,6 @@ namespace scoreprior {
 namespace {
 
 using Settings = std::map<std::string, std::string>;
-
-class LastState final : public StateStore {
- public:
-  void save(const std::map<std::string, at::Tensor>& state) override { state_ = state; }
-  bool load(std::map<std::string, at::Tensor>&) const override { return false; }
-  const at::Tensor& operator[](const std::string& name) const { return state_.at(name); }
-  bool has(const std::string& name) const { return state_.count(name) > 0; }
-
- private:
-  std::map<std::string, at::Tensor> state_;
-};
-class Quiet final : public Observer {
- public:
-  void note(const std::string& sentence) override { std::printf("  %s\n", sentence.c_str()); }
-};
 
 void study(const std::string& model, const std::string& data, Settings s) {
   const auto set = datasets().make(io::parse_toml(s["data"]), data, "test");
@@ -68,17 +53,18 @@ void study(const std::string& model, const std::string& data, Settings s) {
 
   const std::string flow_keys =
       "name = \"realnvp\"\ninit_mean = 0.5\ninit_std = 0.2\nn_flow = " + s["n_flow"] + "\n";
-  LastState state;
-  Quiet observer;
+  KeptState store;
+  PrintedNotes observer;
   inferences()
       .make(io::parse_toml("steps = " + s["steps"] + "\nbatch = " + s["batch"] +
                            "\nlr = " + s["lr"] + "\nn_draws = 16\n[flow]\n" + flow_keys),
             "dpi", InferenceContext{})
-      ->run({*bound, *likelihood}, Rng(7), observer, state);
+      ->run({*bound, *likelihood}, Rng(7), observer, store);
   const auto flow =
       flows().make(io::parse_toml(flow_keys), "realnvp", FlowContext{dim, at::kFloat, at::kCPU});
-  flow->flat_parameters().copy_(state["parameters"]);
-  if (state.has("statistics")) flow->flat_statistics().copy_(state["statistics"]);
+  const auto& state = store.end();
+  flow->flat_parameters().copy_(state.at("parameters"));
+  if (state.count("statistics")) flow->flat_statistics().copy_(state.at("statistics"));
   flow->freeze(true);
 
   const int64_t latents = std::stoll(s["latents"]), probes = std::stoll(s["probes"]);

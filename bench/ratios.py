@@ -12,7 +12,8 @@ Networks: large = NCSN++ nf 64, 4 blocks, 32x32x3, batch 16; shipped = the archi
 64; divgrad = drift, divergence of one probe and the gradient of both, batch 4 (large) or 16. realnvp_1024 = one
 training step, 32 flow steps, batch 64; dpi = one whole step of variational inference; exactdpi = one with the exact
 prior through the large network, batch 4, 2 Heun steps, one probe: checkpoint evaluates each right-hand side again on
-the way back (memory of one), direct keeps the graphs of all, as eager PyTorch does.
+the way back (memory of one), direct keeps the graphs of all, as eager PyTorch does. exactdpi_probes = the same with
+batch 32, 16 probes, one Euler step and the adjoint equation (minutes a call; not among the defaults).
 """
 import argparse, os, statistics, subprocess, sys
 
@@ -59,6 +60,9 @@ def operations(workload, python):
     network = Server([python, os.path.join(HERE, NETWORK)])
     count = network.ask("flops " + {"dpi": "shipped_vjp", "exactdpi": "large_divgrad"}.get(family, workload))
     network.close()
+    if workload == "exactdpi_probes":
+        # In forwards of 32 images: value 1 and 16 products; way back 1, 16 products, their derivatives (2 each).
+        return count / 4 * 8 * (17 + 49) + flow_operations(3072, 32)
     if family == "exactdpi":
         # divgrad counts four forwards; value and way back apart are a forward and a product more.
         return count * EXACT_EVALUATIONS * (1.5 if workload.endswith("checkpoint") else 1) + flow_operations(3072, 4)

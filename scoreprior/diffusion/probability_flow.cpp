@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 
 #include "scoreprior/core/errors.h"
@@ -24,17 +25,22 @@ namespace {
 constexpr double kLooser = 10;
 
 // The augmented flow in its variable: state (u, log-density [B], forms of the probes [B,n]).
-// v = dx/dt in u is a u + b score, its divergence D a + b m trace.
+// v = dx/dt in u is a u + b score, its divergence D a + b m trace. State and times are float64
+// whatever the score's dtype: sums of many steps, and phases of the time embedding, lose nothing.
 class AugmentedFlow {
  public:
-  AugmentedFlow(const FlowEquation& equation, const ScoreDivergence& divergence, int64_t pixels)
-      : equation_(equation), divergence_(divergence), pixels_(static_cast<double>(pixels)) {}
+  AugmentedFlow(const FlowEquation& equation, const ScoreDivergence& divergence, int64_t pixels,
+                at::ScalarType dtype)
+      : equation_(equation),
+        divergence_(divergence),
+        pixels_(static_cast<double>(pixels)),
+        dtype_(dtype) {}
 
   ode::State value(const at::Tensor& time, const ode::State& y, const at::Tensor& rows,
                    bool graph) const {
     const FlowPoint p = equation_.at(time);
     const ScoreDivergence::Value v =
-        divergence_.value(y[0] * expand_like_batch(p.m, y[0]), p.t, rows, graph);
+        divergence_.value((y[0] * expand_like_batch(p.m, y[0])).to(dtype_), p.t, rows, graph);
     const at::Tensor bm = p.b * p.m;
     return {y[0] * expand_like_batch(p.a, y[0]) + v.score * expand_like_batch(p.b, y[0]),
             p.a * pixels_ + bm * v.trace, (v.forms * bm.unsqueeze(1)).detach()};
@@ -48,7 +54,8 @@ class AugmentedFlow {
                      m = expand_like_batch(p.m, u);
     at::Tensor score;
     const at::Tensor g = divergence_.pullback(
-        u * m, p.t, rows, f_bar * b, div_bar.defined() ? div_bar * p.b * p.m : div_bar, &score);
+        (u * m).to(dtype_), p.t, rows, (f_bar * b).to(dtype_),
+        div_bar.defined() ? (div_bar * p.b * p.m).to(dtype_) : div_bar, &score);
     if (rate) *rate = u * a + score * b;
     return f_bar * a + g * m;
   }
@@ -57,6 +64,7 @@ class AugmentedFlow {
   const FlowEquation& equation_;
   const ScoreDivergence& divergence_;
   double pixels_;
+  at::ScalarType dtype_;
 };
 
 void check_words(const ProbabilityFlowOptions& o) {
@@ -179,6 +187,9 @@ class FlowSolver {
       const at::Tensor known = error.masked_select(at::isfinite(error));
       if (known.numel() > 0) flow.summary.numbers[name] = known.max().item<double>();
     }
+    for (at::Tensor* t :
+         {&flow.log_prob, &flow.latent, &flow.grad, &flow.standard_error, &flow.solver_error})
+      if (t->defined()) *t = t->to(x_.scalar_type());
     flow.evaluations = out.value_evaluations;
     for (size_t b = 0; b < out.grad_evaluations.size(); ++b)
       flow.evaluations[b] += out.grad_evaluations[b];
@@ -189,6 +200,8 @@ class FlowSolver {
   ode::Problem problem(const ProbabilityFlowOptions& o, bool backward) const {
     ode::Problem p;
     p.weight = equation_->weight();
+    p.rounding = x_.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon()
+                                                 : double{std::numeric_limits<float>::epsilon()};
     p.stops = equation_->stops();
     if (o.steps > 0) {
       p.grid = equation_->grid(o.steps);
@@ -198,14 +211,15 @@ class FlowSolver {
   }
 
   ode::State start(const at::Tensor& x, int64_t probes) const {
-    const FlowPoint p = equation_->at(at::full({x.size(0)}, equation_->begin(), x.options()));
-    return {x / expand_like_batch(p.m, x), at::zeros({x.size(0)}, x.options()),
-            at::zeros({x.size(0), probes}, x.options())};
+    const at::TensorOptions wide = x.options().dtype(at::kDouble);
+    const FlowPoint p = equation_->at(at::full({x.size(0)}, equation_->begin(), wide));
+    return {x.to(wide) / expand_like_batch(p.m, x), at::zeros({x.size(0)}, wide),
+            at::zeros({x.size(0), probes}, wide)};
   }
 
   ode::Solution solve(const ScoreDivergence& divergence, const ProbabilityFlowOptions& o,
                       bool record, bool graph, const at::Tensor& x) const {
-    const AugmentedFlow field(*equation_, divergence, pixels_);
+    const AugmentedFlow field(*equation_, divergence, pixels_, x_.scalar_type());
     ode::Problem p = problem(o, false);
     p.controlled = 2;
     p.record = record;
@@ -265,7 +279,7 @@ class FlowSolver {
 
   at::Tensor checkpointed(const ScoreDivergence& divergence, const ode::Solution& s,
                           FlowRun& out) const {
-    const AugmentedFlow field(*equation_, divergence, pixels_);
+    const AugmentedFlow field(*equation_, divergence, pixels_, x_.scalar_type());
     const ode::Pullback pullback = [&](const at::Tensor& t, const ode::State& y,
                                        const at::Tensor& rows, const ode::State& bar) {
       return ode::State{field.pull(t, y[0], rows, bar[0], bar[1], nullptr), at::Tensor(),
@@ -282,7 +296,7 @@ class FlowSolver {
   at::Tensor backsolve(const ScoreDivergence& divergence, const ode::Solution& s,
                        FlowRun& out) const {
     const at::NoGradGuard off;
-    const AugmentedFlow field(*equation_, divergence, pixels_);
+    const AugmentedFlow field(*equation_, divergence, pixels_, x_.scalar_type());
     const ode::Rhs backward = [&](const at::Tensor& t, const ode::State& y,
                                   const at::Tensor& rows) {
       at::Tensor rate;
@@ -402,7 +416,7 @@ Pieces pieces_for(const ScoreModel& model, const ProbabilityFlowOptions& o, cons
   const bool exact = o.trace == "exact";
   const double n = exact ? pixels : static_cast<double>(probes.size(0));
   const double item = static_cast<double>(x.element_size());
-  const double state = (pixels + 1 + n) * item;
+  const double state = (pixels + 1 + n) * double{sizeof(double)};  // whatever the network's dtype
   const double evaluations = static_cast<double>(expected_evaluations(o));
   const double row = row_bytes(model, o, x, with_grad) + pixels * item;  // and its probe
   double kept = 10 * state;                                              // the solver's own

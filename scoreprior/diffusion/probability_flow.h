@@ -37,11 +37,11 @@ struct ProbabilityFlowOptions {
   int64_t n_probes = 1;
   int64_t colours = 1;
   std::string probe_law = "rademacher";
-  std::string solver = "dopri5";
+  std::string solver = "exp4m";
   std::string variable = "log_snr";
   double data_std = 0.5;
-  double rtol = 1e-5;
-  double atol = 1e-5;
+  double rtol = 1e-4;
+  double atol = 1e-4;
   int64_t steps = 0;
   int64_t max_steps = 10000;
   int64_t max_nfe = 0;

@@ -41,8 +41,8 @@ class MixtureScore final : public ScoreModel {
     const int64_t d = law_.means.size(1), components = law_.means.size(0);
     SP_CHECK(x.dim() >= 2 && x.numel() == x.size(0) * d, "score", "expected x [B,...] with ", d,
              " pixels, got ", x.sizes());
-    const at::Tensor alpha = sde_->mean_coeff(t).reshape({1, -1, 1});
-    const at::Tensor noise = sde_->std(t).square().reshape({1, -1, 1});
+    const at::Tensor alpha = sde_->mean_coeff(t).to(x.scalar_type()).reshape({1, -1, 1});
+    const at::Tensor noise = sde_->std(t).square().to(x.scalar_type()).reshape({1, -1, 1});
     at::Tensor y = x.reshape({1, -1, d}) - alpha * law_.means.unsqueeze(1);  // [K,B,D]
     if (law_.axes.defined()) y = at::matmul(y, law_.axes);
     const at::Tensor precision =
@@ -203,7 +203,7 @@ at::Tensor NetworkScore::net_output(const at::Tensor& x, const at::Tensor& t,
 }
 
 at::Tensor NetworkScore::score(const at::Tensor& x, const at::Tensor& t) const {
-  return net_output(x, t) * expand_like_batch(sde_->net_to_score(t), x);
+  return net_output(x, t) * expand_like_batch(sde_->net_to_score(t).to(x.scalar_type()), x);
 }
 
 std::unique_ptr<ScoreModel> make_score_model(const Config& config, at::ScalarType dtype,

@@ -18,7 +18,7 @@ class ScoreModel {
   virtual ~ScoreModel() = default;
   virtual const Sde& sde() const = 0;
   virtual Shape event_shape() const = 0;
-  /// [B, event...], differentiable in x. Counts one network evaluation.
+  /// [B, event...], differentiable in x, in x's dtype; t [B] may be float64 beside a float32 x.
   virtual at::Tensor score(const at::Tensor& x, const at::Tensor& t) const = 0;
   virtual at::ScalarType dtype() const = 0;
   virtual at::Device device() const = 0;

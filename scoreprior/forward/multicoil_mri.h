@@ -1,6 +1,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+
 #include "scoreprior/forward/forward_model.h"
 #include "scoreprior/forward/linear_function.h"
 
@@ -15,7 +17,9 @@ namespace scoreprior {
 /// fastest. Points outside the mask are not part of y, so chi^2 counts measured numbers only.
 /// Linear; norm at most 1 when sum |S|^2 <= 1 and the mask holds zeros and ones.
 /// A stated noise level is that of the complex number: each real entry has noise/sqrt(2).
-///   Cost: one complex FFT per coil and image; the centring is folded into maps and mask.
+///   Cost: one complex FFT per coil and image, along the second axis of the lines with samples
+///   only;
+/// the centring is folded into the maps and the samples' places.
 class MulticoilMri final : public ForwardModel, private LinearMap {
  public:
   /// channels 1 or 2; maps complex [coils,H,W]; mask [H,W], weights, zero = not sampled.
@@ -41,14 +45,22 @@ class MulticoilMri final : public ForwardModel, private LinearMap {
   at::Tensor product(const at::Tensor& x) const override;
   at::Tensor transposed_product(const at::Tensor& y) const override;
   at::Tensor complex_of(const at::Tensor& y) const;  ///< [B,coils,K]
+  struct Piece {
+    int64_t image, images, coil, coils;  ///< first and number of each
+  };
+  /// Every piece of the coil images of a batch; those of an image in the order of its coils.
+  void in_pieces(int64_t batch, const std::function<void(const Piece&)>& work) const;
 
   Shape shape_;
   int64_t coils_;
   at::Tensor maps_;            ///< [coils,H,W] as given
   at::Tensor sampled_;         ///< flat indices of the sampled points, ascending
-  at::Tensor turned_maps_;     ///< maps times the input half of the centring
-  at::Tensor conjugate_maps_;  ///< their conjugates
-  at::Tensor turned_mask_;     ///< [K] mask times the output half
+  int64_t first_axis_ = 3;     ///< of [B,coils,H,W], that of the FFT that comes first
+  at::Tensor lines_;           ///< indices along it with any sample; undefined = all
+  at::Tensor place_;           ///< [K] flat indices of the sampled points among those lines
+  at::Tensor rolled_maps_;     ///< with the centre of the image first
+  at::Tensor conjugate_maps_;  ///< their conjugates, for complex images
+  at::Tensor weights_;         ///< [K] of the mask; undefined = all 1
   at::Tensor inverse_power_;   ///< [H,W] 1 / sum |S|^2
 };
 

@@ -8,11 +8,10 @@
  * rho: the reverse diffusion from x draws it, with no approximation but its time steps. x | z is
  * drawn by Hamiltonian Monte Carlo with the metric G = I/rho^2 + J^T J of the data at z
  * [Girolami11] (held during the move, so that the move is exact), in which the conditional is
- * nearly a standard normal law; where the data are linear in x it is normal and drawn at once. rho
- * falls from rho_start to rho_end over `anneal` iterations, which lets chains choose their modes
- * while the coupling is loose, and stays there for `hold` more; the marginal of z tends to the
- * posterior as rho_end -> 0. Every draw is the end of a chain of its own (or one of `keep` states),
- * so that nothing depends on batch mates.
+ * nearly a standard normal law. rho falls from rho_start to rho_end over `anneal` iterations, which
+ * lets chains choose their modes while the coupling is loose, and stays there for `hold` more; the
+ * marginal of z tends to the posterior as rho_end -> 0. Every draw is the end of a chain of its own
+ * (or one of `keep` states), so that nothing depends on batch mates.
  *
  * `resample` makes the chains of a batch one population (annealed importance sampling with
  * resampling [Neal01] [DelMoral06]) for data with many modes. z alone follows the law
@@ -30,6 +29,13 @@
  * x moves in the row space of the data's linear part only; beyond it x | z is normal. A draw is
  * z + P (x - z) with P = I - G^-1 / rho^2: the data's values in the directions the data determine,
  * the prior's in the others, without the coupling's noise.
+ *
+ * Data that are linear in x, with noise tau in a singular direction, need no such repair where rho
+ * <= tau. There x sees noise of variance tau^2 - rho^2 instead of tau^2, so that z, which sees that
+ * plus rho^2, sees tau^2: its law is the posterior itself, and a draw is z. x | z is normal and
+ * drawn at once. rho stops at the smallest tau: chains need some (sd/rho)^2 iterations
+ * to move, and a network's error, a constant share of the noise it is asked to remove, is an error
+ * of the score that grows as 1/rho.
  */
 #include <ATen/ATen.h>
 
@@ -51,7 +57,7 @@ struct SplitGibbsOptions {
   int64_t n_draws = 128;
   int64_t batch = 64;
   double rho_start = 2;
-  double rho_end = 0.01;
+  double rho_end = 0;
   int64_t anneal = 200;
   int64_t hold = 10;
   int64_t keep = 1;
@@ -70,7 +76,9 @@ struct SplitGibbsOptions {
     f("n_draws", n_draws, "posterior draws");
     f("batch", batch, "chains that run together");
     f("rho_start", rho_start, "coupling at the start [pixel units]");
-    f("rho_end", rho_end, "coupling at the end [pixel units]");
+    f("rho_end", rho_end,
+      "coupling at the end [pixel units]; 0 = 0.01, or where the data are linear in the image the "
+      "largest that leaves their noise alone, at least 0.01");
     f("anneal", anneal, "iterations over which the coupling falls");
     f("hold", hold, "iterations at the final coupling");
     f("keep", keep, "draws taken from one chain, evenly over the second half of `hold`");
@@ -92,6 +100,7 @@ struct SplitGibbsOptions {
   }
 };
 
+constexpr double kLastCoupling = 0.01;
 constexpr double kDataStart = 1e-6;
 constexpr double kTargetAcceptance = 0.75;
 constexpr double kAdaptation = 0.3;
@@ -137,10 +146,6 @@ class CouplingMetric {
                  const at::Tensor& image, double rho, double power)
       : rho_(rho) {
     const double precision = 1 / (rho * rho);
-    if (space.curvature.defined()) {
-      diagonal_ = space.curvature * power + precision;
-      return;
-    }
     const auto rows = [&](const ResidualJacobian& face, const at::Tensor& t) {
       const at::Tensor slopes = face.slopes(image);
       if (!slopes.defined()) return t.unsqueeze(0);
@@ -157,22 +162,16 @@ class CouplingMetric {
         at::bmm(j_.transpose(1, 2), j_) + at::eye(j_.size(2), j_.options()) * precision;
     inverse_ = at::cholesky_inverse(at::linalg_cholesky(g));
   }
-  /// Whether G is the precision of x | z everywhere, not only near z.
-  bool exact() const { return diagonal_.defined(); }
-  /// N(0, G^-1) from standard normals [B,R]; `exact` only.
-  at::Tensor spread(const at::Tensor& n) const { return n / diagonal_.sqrt(); }
   /// Rows of the Jacobian, the length of `m` below.
-  int64_t rows() const { return j_.defined() ? j_.size(1) : 0; }
+  int64_t rows() const { return j_.size(1); }
   /// N(0, G) from standard normals n [B,R] and m [B,rows].
   at::Tensor momentum(const at::Tensor& n, const at::Tensor& m) const {
-    if (diagonal_.defined()) return n * diagonal_.sqrt();
     const at::Tensor data =
         j_.size(0) == 1 ? at::mm(m, j_[0]) : at::bmm(m.unsqueeze(1), j_).squeeze(1);
     return n / rho_ + data;
   }
   /// G^-1 p
   at::Tensor velocity(const at::Tensor& p) const {
-    if (diagonal_.defined()) return p / diagonal_;
     if (inverse_.size(0) == 1) return at::mm(p, inverse_[0]);
     return at::bmm(p.unsqueeze(1), inverse_).squeeze(1);
   }
@@ -181,8 +180,16 @@ class CouplingMetric {
 
  private:
   double rho_;
-  at::Tensor diagonal_, j_, inverse_;
+  at::Tensor j_, inverse_;
 };
+
+/// Linear data: how far the mean of x | z goes from z towards the data, by direction; its variance
+/// is rho^2 times the rest. Where the noise 1/curvature is wider than rho^2, x sees the difference
+/// of the two, elsewhere all of it.
+at::Tensor coupling_share(const at::Tensor& curvature, double rho) {
+  const at::Tensor ratio = curvature * (rho * rho);
+  return at::where(ratio > 1, ratio / (1 + ratio), ratio);
+}
 
 /// 1.4826 times the median distance from the median: a standard deviation that ignores outliers.
 double robust_spread(const at::Tensor& v) {
@@ -222,8 +229,9 @@ class SplitGibbs final : public Inference {
     };
     need(o_.n_draws >= 1, "n_draws", "must be positive");
     need(o_.batch >= 1, "batch", "must be positive");
-    need(o_.rho_end > 0, "rho_end", "must be positive");
-    need(o_.rho_start >= o_.rho_end, "rho_start", "must not be below rho_end");
+    need(o_.rho_end >= 0, "rho_end", "must not be negative");
+    need(o_.rho_start >= std::max(o_.rho_end, kLastCoupling), "rho_start",
+         "must not be below rho_end");
     need(o_.anneal >= 1, "anneal", "must be positive");
     need(o_.hold >= 1, "hold", "must be positive");
     need(o_.keep >= 1 && o_.keep <= (o_.hold + 1) / 2, "keep",
@@ -251,18 +259,19 @@ class SplitGibbs final : public Inference {
   /// What a move of x | z found out.
   struct Moved {
     at::Tensor acceptance;                 // [B] mean chance
-    at::Tensor log_likelihood;             // [B] at the new x
-    at::Tensor coupling_slope;             // [B] one draw of d ln l / d ln rho
+    at::Tensor log_likelihood;             // [B] at the new x; of linear data at the old z
+    at::Tensor power_slope;                // [B] d ln l / d power, or one draw of it
+    at::Tensor coupling_slope;             // [B] d ln l / d ln rho, or one draw of it
     std::optional<CouplingMetric> metric;  // none: the identity
   };
   struct Potential {
     at::Tensor value, gradient, log_likelihood;
   };
 
-  double rho_at(int64_t iteration) const {
-    if (iteration >= o_.anneal) return o_.rho_end;
+  double rho_at(int64_t iteration, double rho_end) const {
+    if (iteration >= o_.anneal) return rho_end;
     const double share = static_cast<double>(iteration) / static_cast<double>(o_.anneal);
-    return o_.rho_start * std::pow(o_.rho_end / o_.rho_start, share);
+    return o_.rho_start * std::pow(rho_end / o_.rho_start, share);
   }
   /// The power of the likelihood: chains that saw all of the data at once would freeze in the first
   /// mode of the non-linear data they meet. Linear data have one mode, and their power must not
@@ -281,19 +290,30 @@ class SplitGibbs final : public Inference {
     const ResidualJacobian* rest;
     bool linear;  // the data, as far as they show it
     DataSpace space;
+    double rho_end = 0;
   };
   Potential potential(const Problem& problem, const at::Tensor& x, const at::Tensor& z, double rho,
                       double power, const Rng& rng) const;
   /// The chains' x | z; counts what was not finite.
   Moved move(const Problem& problem, Chains& chains, double rho, double power, bool adapt,
              const Rng& rng, int64_t& nonfinite) const;
+  /// The same for linear data.
+  Moved linear_move(const Problem& problem, Chains& chains, double rho, double power,
+                    const Rng& rng, int64_t& nonfinite) const;
   /// Weights of the chains for the step from the last rho and power to the k-th; draws the chains
   /// anew where that is due and says so.
-  bool reweight(Chains& chains, Moved& moved, int64_t k, bool linear, const Rng& rng) const;
+  bool reweight(const Problem& problem, Chains& chains, Moved& moved, int64_t k,
+                const Rng& rng) const;
   static at::Tensor draw_of(const Problem& problem, const Chains& chains,
                             const std::optional<CouplingMetric>& metric) {
-    if (!metric) return chains.x;
     const at::Tensor& basis = problem.space.basis;
+    if (const at::Tensor& curvature = problem.space.curvature; curvature.defined()) {
+      const double rho = problem.rho_end;
+      const at::Tensor informed = at::where(
+          curvature * (rho * rho) > 1, coupling_share(curvature, rho), at::zeros_like(curvature));
+      return chains.z + at::mm(at::mm(chains.x - chains.z, basis) * informed, basis.t());
+    }
+    if (!metric) return chains.x;
     const at::Tensor d = metric->informed(at::mm(chains.x - chains.z, basis));
     return chains.z + at::mm(d, basis.t());
   }
@@ -322,13 +342,44 @@ SplitGibbs::Potential SplitGibbs::potential(const Problem& problem, const at::Te
   return out;
 }
 
+SplitGibbs::Moved SplitGibbs::linear_move(const Problem& problem, Chains& chains, double rho,
+                                          double power, const Rng& rng, int64_t& nonfinite) const {
+  const int64_t batch = chains.z.size(0);
+  const at::Tensor& basis = problem.space.basis;
+  const at::Tensor curvature = problem.space.curvature * power;
+  const at::Tensor share = coupling_share(curvature, rho);
+  const Potential here = potential(problem, chains.z, chains.z, rho, power, rng);
+  const at::Tensor slope = at::mm(here.gradient, basis);
+  const at::Tensor free =
+      chains.z + rng.split("free").normal({batch, chains.z.size(1)}, at::kDouble) * rho;
+  const at::Tensor n = rng.split("momentum").normal({batch, basis.size(1)}, at::kDouble);
+  const at::Tensor seen =
+      at::mm(chains.z, basis) - slope * (share / curvature) + n * (rho * (1 - share).sqrt());
+  const at::Tensor x = free + at::mm(seen - at::mm(free, basis), basis.t());
+  const at::Tensor finite = at::isfinite(x).all(1);
+  nonfinite += batch - finite.sum().item<int64_t>();
+  chains.x = at::where(finite.unsqueeze(1), x, chains.x);
+  // -2 ln l = sum over directions of misfit^2 / v, v = 1 / curvature, or that + rho^2 where rho is
+  // the wider.
+  const at::Tensor misfit2 = slope.square() / curvature;
+  const at::Tensor loose = (curvature * (rho * rho) > 1).to(at::kDouble);
+  Moved moved;
+  moved.acceptance = finite.to(at::kDouble);
+  moved.log_likelihood = here.log_likelihood;
+  moved.power_slope = (misfit2 * (1 - loose * share).square()).sum(1) * (-0.5 / power);
+  moved.coupling_slope = (misfit2 * loose * share * (1 - share)).sum(1);
+  return moved;
+}
+
 SplitGibbs::Moved SplitGibbs::move(const Problem& problem, Chains& chains, double rho, double power,
                                    bool adapt, const Rng& rng, int64_t& nonfinite) const {
+  if (problem.space.curvature.defined())
+    return linear_move(problem, chains, rho, power, rng, nonfinite);
   Moved moved;
   std::optional<CouplingMetric>& metric = moved.metric;
   const auto finish = [&](const Potential& at_x, const at::Tensor& acceptance) {
     moved.acceptance = acceptance;
-    moved.log_likelihood = at_x.log_likelihood;
+    moved.log_likelihood = moved.power_slope = at_x.log_likelihood;
     // gradient = (x - z)/rho^2 - power grad ln p(y|x) (- that of the prior's rest)
     const at::Tensor d = chains.x - chains.z;
     moved.coupling_slope = (d * (d / (rho * rho) - at_x.gradient)).sum(1);
@@ -341,18 +392,6 @@ SplitGibbs::Moved SplitGibbs::move(const Problem& problem, Chains& chains, doubl
     metric.emplace(problem.space, *problem.data, problem.rest, image, rho, power);
     // Where the data see nothing, x | z is normal.
     const at::Tensor free = chains.z + rng.split("free").normal({batch, dim}, at::kDouble) * rho;
-    if (metric->exact()) {  // linear data: N(z - G^-1 gradient(z), G^-1)
-      const at::Tensor slope =
-          at::mm(potential(problem, chains.z, chains.z, rho, power, rng).gradient, basis);
-      const at::Tensor n = rng.split("momentum").normal({batch, basis.size(1)}, at::kDouble);
-      const at::Tensor seen = at::mm(chains.z, basis) - metric->velocity(slope) + metric->spread(n);
-      const at::Tensor x = free + at::mm(seen - at::mm(free, basis), basis.t());
-      const at::Tensor finite = at::isfinite(x).all(1);
-      nonfinite += batch - finite.sum().item<int64_t>();
-      chains.x = at::where(finite.unsqueeze(1), x, chains.x);
-      finish(potential(problem, chains.x, chains.z, rho, power, rng), finite.to(at::kDouble));
-      return moved;
-    }
     chains.x = free + at::mm(at::mm(chains.x - free, basis), basis.t());
   }
   const auto to_space = [&](const at::Tensor& a) { return metric ? at::mm(a, basis) : a; };
@@ -402,13 +441,13 @@ SplitGibbs::Moved SplitGibbs::move(const Problem& problem, Chains& chains, doubl
   return moved;
 }
 
-bool SplitGibbs::reweight(Chains& chains, Moved& moved, int64_t k, bool linear,
+bool SplitGibbs::reweight(const Problem& problem, Chains& chains, Moved& moved, int64_t k,
                           const Rng& rng) const {
   if (!o_.resample || k < 1 || k > o_.anneal) return false;  // rho and power end at k = anneal
   const int64_t n = chains.log_weight.size(0);
   const at::Tensor gain =
-      moved.log_likelihood * (data_power(k, linear) - data_power(k - 1, linear)) +
-      moved.coupling_slope * std::log(rho_at(k) / rho_at(k - 1));
+      moved.power_slope * (data_power(k, problem.linear) - data_power(k - 1, problem.linear)) +
+      moved.coupling_slope * std::log(rho_at(k, problem.rho_end) / rho_at(k - 1, problem.rho_end));
   at::Tensor weight = chains.log_weight + gain;
   weight = at::where(at::isfinite(weight), weight, at::full_like(weight, -INFINITY));
   const double largest = weight.max().item<double>();
@@ -441,6 +480,10 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
   if (o_.metric == "identity" || dim > kMetricPixels || (denoiser->rest() && !rest)) data = nullptr;
   Problem problem{target, *denoiser, event, data, rest, linear, {}};
   if (data) problem.space = data_space(*data, rest, linear);
+  problem.rho_end = o_.rho_end > 0 ? o_.rho_end : kLastCoupling;
+  if (o_.rho_end == 0 && problem.space.curvature.defined())
+    problem.rho_end = std::clamp(1 / std::sqrt(problem.space.curvature.max().item<double>()),
+                                 kLastCoupling, o_.rho_start);
   const int64_t chains_total = (o_.n_draws + o_.keep - 1) / o_.keep;
   const int64_t iterations = o_.anneal + o_.hold;
   const int64_t batches = (chains_total + o_.batch - 1) / o_.batch;
@@ -496,12 +539,12 @@ Draws SplitGibbs::run(const Target& target, const Rng& rng, Observer& observer,
       kept = at::zeros({0, dim}, at::kDouble);
     }
     for (; k < iterations; ++k) {
-      const double rho = rho_at(k), power = data_power(k, linear);
+      const double rho = rho_at(k, problem.rho_end), power = data_power(k, linear);
       const Rng now = here.at(k);
       // x first: its law follows rho at once, and z | x then finds the noise it expects. The other
       // order would leave in z a part of the larger noise of the step before.
       Moved moved = move(problem, chains, rho, power, k < o_.anneal, now.split("move"), nonfinite);
-      resamplings += reweight(chains, moved, k, linear, now.split("resample")) ? 1 : 0;
+      resamplings += reweight(problem, chains, moved, k, now.split("resample")) ? 1 : 0;
       const at::Tensor& log_likelihood = moved.log_likelihood;
       const double acceptance = moved.acceptance.mean().item<double>();
       chains.z = denoise(chains.x, rho, now.split("denoise"));

@@ -1,6 +1,7 @@
 #include "scoreprior/likelihood/station_gains.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
@@ -13,9 +14,6 @@
 
 namespace scoreprior {
 namespace {
-
-constexpr double kRidge = 1e-10;  // of uniform phases, where a visibility with signal counts >= 1
-constexpr int kNewtonSteps = 80;
 
 // Every solution interval: rows whose time is within `hours` of its first.
 std::vector<int64_t> gain_intervals(const VisibilityTable& table, double hours,
@@ -68,6 +66,10 @@ at::Tensor design_product(const at::Tensor& left, const at::Tensor& weight,
 // x^T M x for every row x of a design, [B,T,K].
 at::Tensor row_forms(const at::Tensor& design, const at::Tensor& matrix) {
   return (at::matmul(design, matrix) * design).sum(-1);
+}
+// Not finite, like the value, where the model is not: a sampler rejects such an image.
+at::Tensor factor_of(const at::Tensor& matrix) {
+  return std::get<0>(at::linalg_cholesky_ex(matrix));
 }
 at::Tensor half_log_det(const at::Tensor& cholesky) {
   return cholesky.diagonal(0, -2, -1).log().sum(-1);
@@ -144,10 +146,10 @@ UncalibratedVisibilities::UncalibratedVisibilities(const VisibilityTable& table,
   incidence_b_ = incidence_a_.clone();
   precision_ = at::ones({intervals_, 2 * sites_}, at::kDouble);
   scale_ = at::zeros({intervals_, 2 * sites_}, at::kDouble);
-  reference_ = at::full({intervals_, sites_}, sites_, at::kLong);
   observed_ = at::zeros({intervals_, sites_}, at::kBool);
   for (int64_t t = 0; t < intervals_; ++t) {
     const auto& rows = rows_of[static_cast<size_t>(t)];
+    std::vector<IntervalGains::Row> solver_rows;
     for (size_t i = 0; i < rows.size(); ++i) {
       const int64_t k = rows[i], slot = t * width_ + static_cast<int64_t>(i);
       const VisibilityRow& r = table.rows[static_cast<size_t>(k)];
@@ -159,29 +161,33 @@ UncalibratedVisibilities::UncalibratedVisibilities(const VisibilityTable& table,
       incidence_a_.data_ptr<double>()[slot * sites_ + r.t1] = 1;
       incidence_b_.data_ptr<double>()[slot * sites_ + r.t2] = 1;
       log_constant_ -= std::log(2 * M_PI * r.sigma * r.sigma);
+      solver_rows.push_back({r.t1, r.t2, r.vis.real(), r.vis.imag(), 1 / (r.sigma * r.sigma)});
     }
-    const auto reference = gain_references(table, rows, sites_);
+    std::vector<int64_t> reference = gain_references(table, rows, sites_);
+    double* scale = scale_.data_ptr<double>() + t * 2 * sites_;
     for (int64_t s = 0; s < sites_; ++s) {
-      const int64_t r = reference[static_cast<size_t>(s)];
-      if (r < 0) continue;
+      int64_t& r = reference[static_cast<size_t>(s)];
+      const bool seen = r >= 0;
+      if (!seen || !uniform_) r = sites_;
+      if (!seen) continue;
       observed_.data_ptr<bool>()[t * sites_ + s] = true;
-      double* scale = scale_.data_ptr<double>() + t * 2 * sites_;
       scale[s] = amplitude_std_[static_cast<size_t>(s)];
       if (!uniform_) {
         scale[sites_ + s] = phase_std_;
-      } else {
-        reference_.data_ptr<int64_t>()[t * sites_ + s] = r;
-        if (r == s) continue;
+      } else if (r != s) {
         scale[sites_ + s] = 1;
         precision_.data_ptr<double>()[t * 2 * sites_ + sites_ + s] = 0;
         free_phases_ += 1;
       }
     }
+    solvers_.emplace_back(std::move(solver_rows), std::vector<double>(scale, scale + sites_),
+                          std::vector<double>(scale + sites_, scale + 2 * sites_),
+                          std::move(reference), uniform_);
   }
   sum_ = (incidence_a_ + incidence_b_) * scale_.narrow(1, 0, sites_).unsqueeze(1);
   difference_ = (incidence_a_ - incidence_b_) * scale_.narrow(1, sites_, sites_).unsqueeze(1);
   for (at::Tensor* a : {&slot_, &place_, &data_re_, &data_im_, &iv_, &sum_, &difference_,
-                        &precision_, &scale_, &incidence_a_, &incidence_b_, &reference_})
+                        &precision_, &scale_, &incidence_a_, &incidence_b_})
     *a = a->to(device);
 }
 
@@ -204,12 +210,11 @@ at::Tensor UncalibratedVisibilities::assemble(const at::Tensor& aa, const at::Te
   const at::Tensor mixed =
       ap.defined() ? design_product(sum_, ap, difference_) : at::zeros_like(amplitude);
   return at::cat({at::cat({amplitude, mixed}, 3), at::cat({mixed.transpose(2, 3), phase}, 3)}, 2) +
-         at::diag_embed(precision_.clamp_min(kRidge));
+         at::diag_embed(precision_.clamp_min(kPhaseRidge));
 }
 
 UncalibratedVisibilities::State UncalibratedVisibilities::evaluate(const Model& m,
-                                                                   const at::Tensor& theta,
-                                                                   bool hessian) const {
+                                                                   const at::Tensor& theta) const {
   State s;
   s.theta = theta;
   const at::Tensor u = times_design(sum_, theta.narrow(2, 0, sites_)),
@@ -221,7 +226,6 @@ UncalibratedVisibilities::State UncalibratedVisibilities::evaluate(const Model& 
   const at::Tensor e_re = s.p_re - data_re_, e_im = s.p_im - data_im_;
   s.misfit =
       (iv_ * (e_re.square() + e_im.square())).sum(2) / 2 + (precision_ * theta.square()).sum(2) / 2;
-  if (!hessian) return s;
   s.c_re = e_re * s.p_re + e_im * s.p_im;
   s.c_im = e_re * s.p_im - e_im * s.p_re;
   const at::Tensor c_re = iv_ * s.c_re, c_im = iv_ * s.c_im;
@@ -235,88 +239,21 @@ UncalibratedVisibilities::State UncalibratedVisibilities::evaluate(const Model& 
   return s;
 }
 
-// Phases z of unit modulus that nearly maximise Re z^H X z, X_ab = V_ab conj(m_ab)/sigma^2. A
-// normal prior is one more node of phase 0, coupled to every site by 1/s_phi^2.
-at::Tensor UncalibratedVisibilities::phase_start(const Model& m) const {
-  const at::Tensor re = iv_ * (data_re_ * m.re + data_im_ * m.im),
-                   im = iv_ * (data_im_ * m.re - data_re_ * m.im);
-  const at::Tensor up_re = design_product(incidence_a_, re, incidence_b_),
-                   up_im = design_product(incidence_a_, im, incidence_b_);
-  const int64_t nodes = sites_ + 1;
-  at::Tensor x =
-      at::zeros({re.size(0), intervals_, nodes, nodes}, at::kComplexDouble).to(iv_.device());
-  x.narrow(2, 0, sites_)
-      .narrow(3, 0, sites_)
-      .copy_(at::complex(up_re + up_re.transpose(2, 3), up_im - up_im.transpose(2, 3)));
-  if (!uniform_) {
-    const double anchor = 1 / (phase_std_ * phase_std_);
-    x.select(3, sites_).narrow(2, 0, sites_).fill_(anchor);
-    x.select(2, sites_).narrow(2, 0, sites_).fill_(anchor);
-  }
-  const at::Tensor row = x.abs().sum(3).clamp_min(1e-300);
-  const at::Tensor shifted = x + at::diag_embed(row);  // positive semidefinite: steps never go down
-  at::Tensor power = shifted / (2 * row).unsqueeze(3);
-  for (int i = 0; i < 6; ++i) power = at::matmul(power, power);
-  at::Tensor seed = at::zeros({intervals_, nodes}, at::kComplexDouble).to(iv_.device());
-  seed.scatter_(1, reference_, at::ones_like(reference_).to(at::kComplexDouble));
-  const auto unit = [](const at::Tensor& z) {
-    const at::Tensor size = z.abs();
-    return at::where(size.gt(0), z / size.clamp_min(1e-300), at::ones_like(z));
-  };
-  at::Tensor z = unit(at::matmul(power, seed.unsqueeze(2)));
-  for (int i = 0; i < 10; ++i) z = unit(at::matmul(shifted, z));
-  z = z.squeeze(3);
-  const at::Tensor reference =
-      z.gather(2, reference_.unsqueeze(0).expand({z.size(0), intervals_, sites_}));
-  const at::Tensor phase = at::angle(z.narrow(2, 0, sites_) * reference.conj());
-  const at::Tensor scale = scale_.narrow(1, sites_, sites_);
-  return at::where(scale.gt(0), phase / scale.clamp_min(1e-300), at::zeros_like(phase));
-}
-
-// Phases as above; amplitudes 0, or by weighted least squares of ln|V/m| where that fits better.
-at::Tensor UncalibratedVisibilities::start(const Model& m) const {
-  const at::Tensor phase = phase_start(m);
-  const at::Tensor plain = at::cat({at::zeros_like(phase), phase}, 2);
-  const at::Tensor power = data_re_.square() + data_im_.square(),
-                   model = m.re.square() + m.im.square();
-  const at::Tensor weight = (iv_ * power).expand_as(model);
-  const at::Tensor ratio =
-      (power.clamp_min(1e-300).log() - model.clamp_min(1e-300).log()).mul(0.5).clamp(-3, 3);
-  const at::Tensor factor = at::linalg_cholesky(design_product(sum_, weight, sum_) +
-                                                at::diag_embed(precision_.narrow(1, 0, sites_)));
-  const at::Tensor amplitude =
-      at::cholesky_solve(times_transposed_design(sum_, weight * ratio).unsqueeze(3), factor)
-          .squeeze(3);
-  const at::Tensor fitted = at::cat({amplitude, phase}, 2);
-  const at::Tensor better = evaluate(m, fitted, false).misfit.lt(evaluate(m, plain, false).misfit);
-  return at::where(better.unsqueeze(2), fitted, plain);
-}
-
 UncalibratedVisibilities::State UncalibratedVisibilities::minimise(const Model& m) const {
-  State s = evaluate(m, start(m), true);
-  at::Tensor damping = at::zeros_like(s.misfit);
-  for (int step = 0;; ++step) {
-    const at::Tensor extra =
-        at::diag_embed(damping.unsqueeze(2) * s.gauss_newton.diagonal(0, 2, 3));
-    // Newton where the Hessian is positive definite, Gauss-Newton elsewhere.
-    auto [factor, info] = at::linalg_cholesky_ex(s.hessian + extra);
-    const at::Tensor bad = info.ne(0);
-    if (bad.any().item<bool>())
-      factor = at::where(bad.unsqueeze(2).unsqueeze(3),
-                         std::get<0>(at::linalg_cholesky_ex(s.gauss_newton + extra)), factor);
-    const at::Tensor move = -at::cholesky_solve(s.slope.unsqueeze(3), factor).squeeze(3);
-    s.decrement = -(s.slope * move).sum(2);
-    const at::Tensor rounding = 1e-14 * (1 + s.misfit);
-    const bool done = s.decrement.le(rounding).all().item<bool>() || step == kNewtonSteps;
-    const at::Tensor tried = s.theta + move;
-    const at::Tensor accept = evaluate(m, tried, false).misfit.le(s.misfit + 10 * rounding);
-    const at::Tensor decrement = s.decrement;
-    s = evaluate(m, at::where(accept.unsqueeze(2), tried, s.theta), true);
-    s.decrement = decrement;
-    if (done) return s;  // the last step of a quadratically convergent search is free accuracy
-    damping = at::where(accept, at::where(damping.gt(1e-4), damping * 0.1, at::zeros_like(damping)),
-                        (damping * 10).clamp_min(1e-3));
-  }
+  const int64_t batch = m.re.size(0);
+  const at::Tensor re = m.re.to(at::kCPU).contiguous(), im = m.im.to(at::kCPU).contiguous();
+  at::Tensor theta = at::zeros({batch, intervals_, 2 * sites_}, at::kDouble),
+             decrement = at::zeros({batch, intervals_}, at::kDouble);
+  const double *m_re = re.data_ptr<double>(), *m_im = im.data_ptr<double>();
+  double *out = theta.data_ptr<double>(), *last = decrement.data_ptr<double>();
+  at::parallel_for(0, batch * intervals_, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      last[i] = solvers_[static_cast<size_t>(i % intervals_)].minimise(
+          m_re + i * width_, m_im + i * width_, out + i * 2 * sites_);
+  });
+  State s = evaluate(m, theta.to(iv_.device()));
+  s.decrement = decrement.to(iv_.device());
+  return s;
 }
 
 DataProduct::Misfit UncalibratedVisibilities::misfit(const ModelVisibilities& model,
@@ -332,11 +269,10 @@ DataProduct::Misfit UncalibratedVisibilities::misfit(const ModelVisibilities& mo
     // 1 + 2 pi P for a uniform phase: the Laplace integral where P is large, and 1 where it is 0.
     const at::Tensor prior =
         at::where(precision_.gt(0), precision_, at::full_like(precision_, 1 / (2 * M_PI)));
-    const at::Tensor amplitude = at::linalg_cholesky(design_product(sum_, s.weight, sum_) +
-                                                     at::diag_embed(prior.narrow(1, 0, sites_)));
-    const at::Tensor phase =
-        at::linalg_cholesky(design_product(difference_, s.weight, difference_) +
-                            at::diag_embed(prior.narrow(1, sites_, sites_)));
+    const at::Tensor amplitude = factor_of(design_product(sum_, s.weight, sum_) +
+                                           at::diag_embed(prior.narrow(1, 0, sites_)));
+    const at::Tensor phase = factor_of(design_product(difference_, s.weight, difference_) +
+                                       at::diag_embed(prior.narrow(1, sites_, sites_)));
     value = value + (half_log_det(amplitude) + half_log_det(phase)).sum(1) +
             free_phases_ * std::log(2 * M_PI) / 2;
     if (gradient)
@@ -358,8 +294,7 @@ DataProduct::Misfit UncalibratedVisibilities::misfit(const ModelVisibilities& mo
     auto [factor, info] = at::linalg_cholesky_ex(s.hessian);
     const at::Tensor bad = info.ne(0);  // the search ended on a saddle or at its step limit
     if (bad.any().item<bool>())
-      factor =
-          at::where(bad.unsqueeze(2).unsqueeze(3), at::linalg_cholesky(s.gauss_newton), factor);
+      factor = at::where(bad.unsqueeze(2).unsqueeze(3), factor_of(s.gauss_newton), factor);
     const at::Tensor follow = at::cholesky_solve(pull.unsqueeze(3), factor).squeeze(3);
     const at::Tensor l_re = times_design(sum_, follow.narrow(2, 0, sites_)),
                      l_im = times_design(difference_, follow.narrow(2, sites_, sites_));
@@ -404,7 +339,7 @@ std::pair<at::Tensor, at::Tensor> UncalibratedVisibilities::residual_slopes(
     const at::Tensor by_gain = at::cat({at::cat({pr * sum_[t], -pi * difference_[t]}, 2),
                                         at::cat({pi * sum_[t], pr * difference_[t]}, 2)},
                                        1);
-    const at::Tensor factor = at::linalg_cholesky(s.gauss_newton.select(1, t));
+    const at::Tensor factor = factor_of(s.gauss_newton.select(1, t));
     const at::Tensor follow =
         -at::cholesky_solve(at::matmul(by_gain.transpose(1, 2), by_model), factor);
     const at::Tensor data = by_model + at::matmul(by_gain, follow);
@@ -434,7 +369,7 @@ at::Tensor UncalibratedVisibilities::reduced_chi2(const ModelVisibilities& model
   const State s = minimise(arranged(model));
   const at::Tensor square =
       (iv_ * ((s.p_re - data_re_).square() + (s.p_im - data_im_).square())).flatten(1).sum(1);
-  const at::Tensor factor = at::linalg_cholesky(s.gauss_newton);
+  const at::Tensor factor = factor_of(s.gauss_newton);
   const at::Tensor inverse = at::cholesky_inverse(factor);
   const at::Tensor fixed =
       s.weight *

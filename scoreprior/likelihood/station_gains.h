@@ -11,6 +11,7 @@
 
 #include "scoreprior/core/rng.h"
 #include "scoreprior/likelihood/data_products.h"
+#include "scoreprior/likelihood/station_gains_solver.h"
 
 namespace scoreprior {
 
@@ -95,11 +96,9 @@ class UncalibratedVisibilities final : public DataProduct {
   struct Model;  // model visibilities by interval
   struct State;  // where the search stands
   Model arranged(const ModelVisibilities& model) const;
-  State evaluate(const Model& m, const at::Tensor& theta, bool hessian) const;
-  at::Tensor start(const Model& m) const;
+  State evaluate(const Model& m, const at::Tensor& theta) const;
   State minimise(const Model& m) const;
   at::Tensor assemble(const at::Tensor& aa, const at::Tensor& ap, const at::Tensor& pp) const;
-  at::Tensor phase_start(const Model& m) const;
   at::Tensor to_rows(const at::Tensor& by_interval) const;
 
   int64_t rows_, sites_, intervals_, width_;  // M, S, T, rows of the largest interval
@@ -115,8 +114,7 @@ class UncalibratedVisibilities final : public DataProduct {
   at::Tensor precision_;               // [T,2S] of the prior in those units: 1, or 0 if uniform
   at::Tensor scale_;                   // [T,2S] s_a, s_phi; 0 = pinned
   at::Tensor incidence_a_, incidence_b_;  // [T,K,S] one-hot, 0 for padding
-  at::Tensor
-      reference_;  // [T,S] site of phase 0 in each site's part; S stands for the prior's node
+  std::vector<IntervalGains> solvers_;    // [T]
   at::Tensor observed_;
 };
 

@@ -161,11 +161,12 @@ class Integration {
     return f_(times_like(t, y_like_), y, rows);
   }
   bool fixed() const { return !grid_.empty(); }
+  double rounding() const {
+    return y_like_.scalar_type() == at::kFloat ? double{std::numeric_limits<float>::epsilon()}
+                                               : std::numeric_limits<double>::epsilon();
+  }
   double beyond(double t) const {
-    const double eps = y_like_.scalar_type() == at::kFloat
-                           ? double{std::numeric_limits<float>::epsilon()}
-                           : std::numeric_limits<double>::epsilon();
-    return t + 4 * eps * sign_ * std::max(std::abs(t), std::abs(t1_ - t0_));
+    return t + 4 * rounding() * sign_ * std::max(std::abs(t), std::abs(t1_ - t0_));
   }
   void begin();
   void starting_steps();
@@ -255,9 +256,7 @@ Integration::Integration(const Rhs& f, State y, double t0, double t1, const OdeO
              "expected a solver with an error estimate or steps > 0, got ", method_.name());
     SP_CHECK(o_.rtol >= 0 && o_.atol >= 0 && o_.rtol + o_.atol > 0, "ode",
              "expected positive tolerances, got rtol ", o_.rtol, ", atol ", o_.atol);
-    o_.rtol = std::max(o_.rtol, 10 * (y_like_.scalar_type() == at::kFloat
-                                          ? double{std::numeric_limits<float>::epsilon()}
-                                          : std::numeric_limits<double>::epsilon()));
+    o_.rtol = std::max(o_.rtol, 10 * std::max(problem.rounding, rounding()));
   }
   s_.t.assign(batch_, t1);
   s_.status.assign(batch_, Status::kConverged);

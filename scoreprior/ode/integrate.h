@@ -71,6 +71,8 @@ struct Problem {
   /// Number of leading parts that the error control sees; 0 = all. The others come along: they
   /// must not feed back into the controlled ones.
   size_t controlled = 0;
+  /// Rounding unit of f, where it is coarser than the state's dtype (0 = that of the state).
+  double rounding = 0;
   /// Keep what pull_back needs: the state at every evaluation of an accepted step.
   bool record = false;
 };
@@ -98,8 +100,8 @@ struct Solution {
 
 /// From t0 to t1 (either direction). A grid or options.steps > 0: fixed steps, else embedded error
 /// control per image with the root mean square over a part of error / (atol + rtol max(|y_n|,
-/// |y_n+1|)) <= 1 for every part [Hairer93, II.4]. rtol is at least ten rounding units of the
-/// state's dtype (1.2e-6 for float32): below, steps only shrink.
+/// |y_n+1|)) <= 1 for every part [Hairer93, II.4]. rtol is at least ten rounding units of
+/// f (1.2e-6 for float32): below, steps only shrink.
 ///
 /// Exp methods (exponential integrators for y' = w f; with w = 1 ordinary ones) replace f over a
 /// step by a polynomial in t and integrate w times it exactly:

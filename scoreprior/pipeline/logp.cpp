@@ -53,8 +53,6 @@ struct LogpImageOptions {
 
 struct LogpOdeOptions : ProbabilityFlowOptions {
   LogpOdeOptions() {
-    solver = "exp4m";
-    rtol = atol = 1e-4;
     n_probes = 4;
     solver_error = "second";
   }

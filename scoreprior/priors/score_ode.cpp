@@ -20,10 +20,6 @@ namespace {
 
 struct ScoreOdeOptions : ProbabilityFlowOptions {
   double weight = 1;
-  ScoreOdeOptions() {
-    solver = "exp4m";
-    rtol = atol = 1e-4;
-  }
   template <class F>
   void fields(F&& f) {
     ProbabilityFlowOptions::fields(f);

@@ -191,6 +191,7 @@ TEST(ProbabilityFlow, SmallTimeBranchesAgreeInBothVariables) {
           at::kDouble, at::kCPU);
       ProbabilityFlowOptions o;
       o.rtol = o.atol = 1e-9;
+      o.solver = "dopri5";
       o.variable = variable;
       const at::Tensor x = 0.3 + 0.01 * Rng(2).normal({2, 9}, at::kDouble);
       return probability_flow_log_prob(*model, o, x, draw_probes(*model, o, 2, Rng(1)), false)

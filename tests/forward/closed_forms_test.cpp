@@ -238,6 +238,37 @@ TEST(MulticoilMri, AgreesWithSingleCoilAndItsFiles) {
   EXPECT_LT(relative_error(*full->naive_inverse(full->apply(x)), x), 1e-13);
 }
 
+// Whole rows, whole columns and scattered points, with weights and odd sizes, take different ways
+// through the FFT: each is the one mask of the centred FFT of the coil images.
+TEST(MulticoilMri, SampledLinesAndWeights) {
+  const int64_t height = 9, width = 14, coils = 3;
+  const at::Tensor maps = simulated_coil_maps(coils, height, width);
+  const at::Tensor some = Rng(2).uniform({height, width}, at::kDouble);
+  const at::Tensor rows = (some.narrow(1, 0, 1) > 0.5) * at::ones({height, width}, at::kDouble);
+  const at::Tensor columns = (some.narrow(0, 0, 1) > 0.5) * at::ones({height, width}, at::kDouble);
+  for (const int64_t channels : {1, 2})
+    for (const at::Tensor& mask :
+         {rows, columns, rows * some, columns * some, (some > 0.6).to(at::kDouble)}) {
+      const MulticoilMri model(channels, maps, mask, {at::kDouble, at::kCPU});
+      const at::Tensor x = Rng(3).normal({2, channels, height, width}, at::kDouble);
+      const at::Tensor image =
+          at::complex(x.select(1, 0),
+                      channels == 2 ? x.select(1, 1) : at::zeros_like(x.select(1, 0)))
+              .unsqueeze(1);
+      const std::vector<int64_t> axes = {2, 3};
+      const at::Tensor k = at::fft_fftshift(at::fft_fft2(at::fft_ifftshift(image * maps, axes),
+                                                         c10::nullopt, axes, "ortho"),
+                                            axes) *
+                           mask;
+      const at::Tensor y = model.apply(x);
+      EXPECT_LT(relative_error(at::view_as_real(model.kspace(y)), at::view_as_real(k)), 1e-13);
+      const at::Tensor v = Rng(4).normal(y.sizes(), at::kDouble);
+      const double left = (y * v).sum().item<double>(),
+                   right = (x * *model.adjoint(v)).sum().item<double>();
+      EXPECT_NEAR(left, right, 1e-12 * y.norm().item<double>() * v.norm().item<double>());
+    }
+}
+
 // Maps come back from the centre of k-space, up to a phase per pixel, where the object is.
 TEST(CoilMaps, EstimatedFromTheCalibrationRegion) {
   const int64_t n = 64, coils = 6;

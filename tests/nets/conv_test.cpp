@@ -25,7 +25,7 @@ TEST(Conv, MatchesDirectSumAndItsDerivatives) {
   };
   for (const Case c : {Case{64, 16, 32, 4, 4}, Case{5, 48, 32, 16, 8}, Case{1, 32, 64, 32, 32},
                        Case{3, 128, 16, 8, 12}, Case{13, 16, 16, 4, 4}, Case{2, 3, 16, 16, 16},
-                       Case{2, 16, 1, 16, 16}, Case{2, 16, 16, 6, 6}}) {
+                       Case{3, 1, 24, 5, 7}, Case{2, 16, 1, 16, 16}, Case{2, 16, 16, 6, 6}}) {
     const at::Tensor x =
         channels_last(conv_draw("x", {c.batch, c.in, c.height, c.width})).requires_grad_(true);
     const at::Tensor w = (conv_draw("w", {c.out, c.in, 3, 3}) * 0.1).requires_grad_(true);
@@ -55,6 +55,27 @@ TEST(Conv, FrozenWeightsAllowSecondDerivatives) {
     return torch::autograd::grad({(g * g).sum()}, {x})[0];
   };
   EXPECT_LT(relative_error(hessian_product(true), hessian_product(false)), 2e-5);
+}
+
+// The first layer adds no rounding but that of its result, and can be differentiated twice.
+TEST(Conv, FewChannelsAreSummedInDouble) {
+  const double unit = std::pow(2.0, -24);
+  for (const int64_t in : {1, 3, 4}) {
+    const at::Tensor x = channels_last(conv_draw("x", {3, in, 9, 6}));
+    const at::Tensor w = conv_draw("w", {16, in, 3, 3}), b = conv_draw("b", {16});
+    const at::Tensor exact =
+        at::conv2d(x.to(at::kDouble), w.to(at::kDouble), b.to(at::kDouble), 1, 1);
+    const at::Tensor error = (conv2d(x, w, b).to(at::kDouble) - exact).abs();
+    EXPECT_TRUE((error <= unit * exact.abs() + 1e-300).all().item<bool>()) << in;
+    const at::Tensor v = conv_draw("v", {3, 16, 9, 6});
+    const auto hessian_product = [&](bool own) {
+      const at::Tensor leaf = x.clone().requires_grad_(true);
+      const at::Tensor y = own ? conv2d(leaf, w, b) : at::conv2d(leaf, w, b, 1, 1);
+      const at::Tensor g = torch::autograd::grad({(y * y * v).sum()}, {leaf}, {}, true, true)[0];
+      return torch::autograd::grad({(g * g).sum()}, {leaf})[0];
+    };
+    EXPECT_LT(relative_error(hessian_product(true), hessian_product(false)), 1e-5);
+  }
 }
 
 // Against float64 sums of the rounded operands: what is left is the rounding of the result, half a

@@ -101,6 +101,51 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
   };
 };
 
+// The image's own channels into the network. Its rounding is what every later layer starts from,
+// so it is summed in double; 9 to 36 terms a value are a small part of the work.
+bool few_channels_apply(const at::Tensor& x, const at::Tensor& w, int64_t stride, int64_t padding) {
+  return x.is_cpu() && x.scalar_type() == at::kFloat && stride == 1 && padding == 1 &&
+         w.size(2) == 3 && w.size(3) == 3 && w.size(1) <= kernels::kFewChannels &&
+         w.size(0) % 8 == 0;
+}
+
+struct FewChannelConv : torch::autograd::Function<FewChannelConv> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& bias) {
+    ctx->save_for_backward({x, weight});
+    const int64_t batch = x.size(0), in = x.size(1), height = x.size(2), width = x.size(3),
+                  out = weight.size(0);
+    const at::Tensor pixels = x.permute({0, 2, 3, 1}).contiguous();
+    const at::Tensor taps = weight.permute({2, 3, 1, 0}).to(at::kDouble).contiguous();
+    at::Tensor y =
+        at::empty({batch, out, height, width}, x.options(), at::MemoryFormat::ChannelsLast);
+    const float *from = pixels.data_ptr<float>(),
+                *shift = bias.numel() ? bias.data_ptr<float>() : nullptr;
+    const double* w = taps.data_ptr<double>();
+    float* to = y.data_ptr<float>();
+    at::parallel_for(0, batch * height, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const float* rows[3];
+        for (int64_t i = 0; i < 3; ++i) {
+          const int64_t row = r % height + i - 1;
+          rows[i] = row >= 0 && row < height ? from + (r + i - 1) * width * in : nullptr;
+        }
+        kernels::few_channel_row(rows, width, in, w, shift, out, to + r * width * out);
+      }
+    });
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto [x_bar, weight_bar, bias_bar] = at::convolution_backward(
+        channels_last(grads[0]), saved[0], saved[1], at::IntArrayRef{saved[1].size(0)}, {1, 1},
+        {1, 1}, {1, 1}, false, {0, 0}, 1,
+        {ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)});
+    return {x_bar, weight_bar, bias_bar};
+  }
+};
+
 // Rounds the value here and the gradient on its way back.
 at::Tensor round_to_bfloat16(const at::Tensor& x) { return x.to(at::kBFloat16).to(at::kFloat); }
 
@@ -167,6 +212,7 @@ at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
     return bfloat16_conv(x, weight, bias, stride, padding, *packed);
   if (winograd_applies(x, weight, stride, padding))
     return WinogradConv::apply(channels_last(x), weight, bias, false, packed);
+  if (few_channels_apply(x, weight, stride, padding)) return FewChannelConv::apply(x, weight, bias);
   return channels_last(at::conv2d(x, weight, bias, {stride, stride}, {padding, padding}));
 }
 

@@ -32,8 +32,9 @@ class PackedWeights {
 };
 
 /// 2-D convolution of channels-last x with weight [O,I,k,k] and bias [O], zero padding;
-/// channels-last out. Winograd on the CPU in float32 where it applies, otherwise at::conv2d; in
-/// bfloat16 if `packed` says so and x is float32. `packed` may be null.
+/// channels-last out. On the CPU in float32 Winograd where it applies, for few channels sums in
+/// double; otherwise at::conv2d; in bfloat16 if `packed` says so and x is float32. `packed` may be
+/// null.
 at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                   int64_t stride = 1, int64_t padding = 1,
                   const std::shared_ptr<PackedWeights>& packed = nullptr);

@@ -9,6 +9,7 @@ namespace {
 
 using simd::kWidth;
 using simd::V;
+using simd::VD;
 using simd::VI;
 using simd::VU;
 
@@ -331,6 +332,30 @@ SP_SIMD void affine_combine(const float* x, int64_t pixels, int64_t channels, co
       if (more) v = v + load_n(more + at, n);
       store_n(d + at, v, n);
     }
+}
+
+SP_SIMD void few_channel_row(const float* const rows[3], int64_t width, int64_t in,
+                             const double* weight, const float* bias, int64_t out, float* y) {
+  for (int64_t col = 0; col < width; ++col) {
+    double value[9 * kFewChannels];
+    for (int64_t i = 0; i < 3; ++i)
+      for (int64_t j = 0; j < 3; ++j)
+        for (int64_t c = 0; c < in; ++c) {
+          const int64_t from = col + j - 1;
+          const bool inside = rows[i] && from >= 0 && from < width;
+          value[(i * 3 + j) * in + c] = inside ? rows[i][from * in + c] : 0;
+        }
+    for (int64_t o = 0; o < out; o += kWidth) {
+      VD sum{};
+      if (bias) sum = __builtin_convertvector(simd::load(bias + o), VD);
+      for (int64_t k = 0; k < 9 * in; ++k) {
+        VD w;
+        std::memcpy(&w, weight + k * out + o, sizeof w);
+        sum += w * value[k];
+      }
+      simd::store(y + col * out + o, __builtin_convertvector(sum, V));
+    }
+  }
 }
 
 SP_SIMD void add_scale(const float* a, const float* b, int64_t n, float scale, float* y) {

@@ -54,6 +54,13 @@ void affine_act_second_sums(Act act, const float* x, const float* g, const float
                             const Dropout& dropout, int64_t first, double* s1, double* s2,
                             double* t1, double* t2);
 
+/// One row of a 3x3 convolution of few channels with zero padding, summed in double: y [width,out].
+/// rows[i] is row i - 1 of x around it, [width,in], or null outside; weight [3,3,in,out]; `in` at
+/// most kFewChannels, `out` a multiple of 8; bias may be null.
+constexpr int64_t kFewChannels = 4;
+void few_channel_row(const float* const rows[3], int64_t width, int64_t in, const double* weight,
+                     const float* bias, int64_t out, float* y);
+
 /// y = (a + b) scale
 void add_scale(const float* a, const float* b, int64_t n, float scale, float* y);
 

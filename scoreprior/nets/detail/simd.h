@@ -21,6 +21,7 @@ namespace scoreprior::nets::simd {
 typedef float V __attribute__((vector_size(32)));
 typedef int32_t VI __attribute__((vector_size(32)));
 typedef uint32_t VU __attribute__((vector_size(32)));
+typedef double VD __attribute__((vector_size(64)));  // 8 of them
 constexpr int kWidth = 8;
 
 SP_INLINE V splat(float s) { return V{} + s; }
