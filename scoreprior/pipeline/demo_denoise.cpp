@@ -280,7 +280,7 @@ RunOutcome demo_denoise(const DemoRequest& request, Observer& observer) {
     const auto steps = config.table(w.key).table("infer").get<int64_t>("steps", 0);
     Draws draws;
     if (before) {
-      WarmStart warm(*state, *before, steps);
+      WarmStart warm(*state, before->path(), steps);
       draws = w.method->run({*w.prior, *likelihood}, rng.split("infer"), observer, warm);
     } else {
       draws = w.method->run({*w.prior, *likelihood}, rng.split("infer"), observer, *state);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <chrono>
+#include <optional>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/infer/inference.h"
@@ -11,6 +12,7 @@
 #include "scoreprior/pipeline/posterior_report.h"
 #include "scoreprior/pipeline/problem.h"
 #include "scoreprior/pipeline/run_folder.h"
+#include "scoreprior/pipeline/warm_start.h"
 
 namespace scoreprior {
 namespace {
@@ -33,6 +35,9 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   const Measurement data = load_measurement(config, prior->event_shape(), session);
   const auto method = inferences().make(config.table("infer"), "dpi",
                                         InferenceContext{session.dtype, session.device});
+  const auto flow_of = config.maybe<std::filesystem::path>("start_from");
+  if (flow_of && config.table("infer").get<std::string>("name", "dpi") != "dpi")
+    config.fail("start_from", "start_from hands on a flow: it goes with infer.name = \"dpi\" only");
   skip_simulation_tables(config);
   config.require_all_used();
 
@@ -42,7 +47,10 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
                   folder.file("report.html").string());
     return {Status::kConverged, folder.file("report.html")};
   }
-  const Draws draws = method->run({*prior, *data.likelihood}, rng.split("infer"), observer, folder);
+  std::optional<WarmStart> warm;
+  if (flow_of) warm.emplace(folder, *flow_of, config.table("infer").get<int64_t>("steps", 0));
+  const Draws draws = method->run({*prior, *data.likelihood}, rng.split("infer"), observer,
+                                  warm ? static_cast<StateStore&>(*warm) : folder);
   if (draws.summary.status == Status::kInterrupted) {
     observer.note("stopped; the same command goes on from the checkpoint in " +
                   folder.path().string());

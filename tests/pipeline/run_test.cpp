@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 
+#include "scoreprior/core/errors.h"
 #include "scoreprior/core/rng.h"
 #include "scoreprior/io/atomic_file.h"
 #include "scoreprior/io/npy.h"
@@ -51,6 +53,29 @@ TEST_F(Run, OneImageOfMapIsAResult) {
   EXPECT_EQ(summary.find("central 90 %"), std::string::npos);
   EXPECT_EQ(summary.find("null"), std::string::npos);
   rebuild_report(folder_ / "run", quiet_);
+}
+
+// A run can begin with another one's flow: its first loss is the other's last, to the noise of the
+// draws, and far from that of a fresh flow.
+TEST_F(Run, StartsFromTheFlowOfAnother) {
+  const auto losses = [&](const std::string& name, const std::string& top, int64_t steps) {
+    const std::string infer =
+        "[infer]\nname = \"dpi\"\nsteps = " + std::to_string(steps) +
+        "\nbatch = 32\nlr = 0.05\nwarmup = 0\nn_draws = 8\n[infer.flow]\nname = "
+        "\"gaussian_markov\"\nradius = 1\n";
+    run(io::parse_toml(top + "[data]\nfile = \"" + folder_.string() + "/data/observation.npz\"\n" +
+                       kNoise + "[image]\nsize = 16\n[prior]\nname = \"tv\"\n" + infer),
+        {folder_ / name, ""}, quiet_);
+    return io::read_npz(folder_ / name / "history.npz").at("loss").to(at::kDouble);
+  };
+  const at::Tensor first = losses("first", "", 150);
+  const std::string from = "start_from = \"" + (folder_ / "first").string() + "\"\n";
+  const at::Tensor second = losses("second", from, 5);
+  EXPECT_EQ(second.numel(), 5);
+  const double start = first[0].item<double>(), end = first[-1].item<double>();
+  EXPECT_LT(std::abs(second[0].item<double>() - end), 0.05 * (start - end));
+  EXPECT_THROW(losses("third", "start_from = \"" + (folder_ / "none").string() + "\"\n", 5),
+               MissingFileError);
 }
 
 // The page shows a choice of the draws, by their numbers among all of them.
