@@ -4,6 +4,8 @@
     forward_study.py --bin build/ci/apps/scoreprior --out runs/forward-study [--rows denoise ...] [--images 0 1 ...]
     forward_study.py ... --scan              TV weights, on images 100 and 101
     forward_study.py ... --montage FILE.png  a picture of finished runs
+    forward_study.py ... --truths FILE.npy   posteriors of images [N,C,H,W] of a file, chi^2 and coverage: images that the
+                                             prior's own model drew show whether the sampler is calibrated
 
 For every row (configs/forward/ROW.toml) and test image: `simulate`, `run` as configured, and `run` with the prior
 `tv` and the method `map`. Prints one table row per forward model, mean +- standard deviation over images. Finished
@@ -11,7 +13,7 @@ runs are not repeated. The TV weights below are the best of a scan (in quarter d
 first four rows, radon_sparse, inpainting_box, blur_gaussian) or on image 100 alone (the others); none is a reported
 one. Needs Debian's python3-numpy, and python3-pil for the picture.
 """
-import argparse, json, os, subprocess
+import argparse, json, os, re, subprocess
 import numpy as np
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -88,6 +90,8 @@ def program(args, *words):
 
 def configuration(row, args):
     text = open(os.path.join(HERE, "configs", "forward", row + ".toml")).read()
+    if args.truths:
+        text = re.sub(r"\[truth\].*?\n\n", "", text, flags=re.S)
     return text.replace('"../../models/', f'"{HERE}/models/').replace('"../../runs/forward/', f'"{args.out}/')
 
 
@@ -97,7 +101,12 @@ def simulation(row, image, args):
         os.makedirs(os.path.dirname(folder), exist_ok=True)
         config = os.path.join(args.out, row, "config.toml")
         open(config, "w").write(configuration(row, args))
-        program(args, "simulate", config, f"truth.index={image}", f"seed={image}", "--out", folder)
+        truth = f"truth.index={image}"
+        if args.truths:
+            file = os.path.join(args.out, row, f"truth-{image}.npy")
+            np.save(file, np.load(args.truths)[image])
+            truth = f'truth.file="{file}"'
+        program(args, "simulate", config, truth, f"seed={image}", "--out", folder)
     return folder
 
 
@@ -214,6 +223,22 @@ def table(args):
                                          for a, b, d in zip(f.mean(0), sd, DIGITS)) + " |", flush=True)
 
 
+def calibration(args):
+    """chi^2 of draws and coverage over all images, with the standard error over them."""
+    print("| forward model | chi^2 of draws | in 50 % | in 90 % | images |\n|---|---|---|---|---|")
+    for row in args.rows:
+        f = []
+        for image in args.images:
+            s = json.load(open(os.path.join(run(row, image, "score", args), "summary.json")))
+            m = s["metrics"]
+            f.append([s["chi2"]["chi2"]["mean"], m["pixels of the truth in the central 50 %"],
+                      m["pixels of the truth in the central 90 %"]])
+        f = np.array(f)
+        error = f.std(0, ddof=1) / np.sqrt(len(f))
+        print(f"| {row} | " + " | ".join(f"{a:.3f} ± {b:.3f}" for a, b in zip(f.mean(0), error)) + f" | {len(f)} |",
+              flush=True)
+
+
 def scan(args):
     """PSNR of the TV MAP by weight, mean over SCAN_IMAGES; the best weight."""
     for row in args.rows:
@@ -282,6 +307,7 @@ def main():
     ap.add_argument("--set", nargs="*", default=[], help="settings of the posterior runs, e.g. infer.n_draws=16")
     ap.add_argument("--scan", action="store_true")
     ap.add_argument("--montage")
+    ap.add_argument("--truths")
     ap.add_argument("--scale", type=int, default=2)
     args = ap.parse_args()
     args.out = os.path.abspath(args.out)
@@ -297,6 +323,8 @@ def main():
             for kind in args.kinds:
                 for image in args.images:
                     run(row, image, kind, args)
+    elif args.truths:
+        calibration(args)
     else:
         table(args)
 
