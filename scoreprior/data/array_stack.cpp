@@ -44,7 +44,8 @@ class StackFile {
       const auto listed = io::list_hdf5(path);
       std::map<std::string, io::Hdf5Array> stacks;
       for (const auto& [name, a] : listed)
-        if (a.shape.size() == 3 || a.shape.size() == 4 || name == array) stacks.insert({name, a});
+        if (a.shape.size() == 3 || a.shape.size() == 4 || (name == array && a.type != "text"))
+          stacks.insert({name, a});
       name_ = pick(stacks, array);
       const io::Hdf5Array& a = stacks.at(name_);
       shape_ = a.shape;

@@ -21,8 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kShardBytes = int64_t{256} << 20;
-
 // Two hashes, the second of the reversed text, so that one collision is not both.
 std::string cache_key(const std::string& identity) {
   const std::string reversed(identity.rbegin(), identity.rend());
@@ -43,11 +41,11 @@ fs::path shard_path(const fs::path& folder, int64_t k) {
 
 ImageCache::ImageCache(const fs::path& folder, const std::string& what, const std::string& identity,
                        const Shape& shape, int64_t size,
-                       const std::function<at::Tensor(int64_t)>& load)
+                       const std::function<at::Tensor(int64_t)>& load, int64_t shard_bytes)
     : folder_(folder / cache_key(identity)), shape_(shape), size_(size) {
   image_bytes_ = 4;
   for (const int64_t d : shape) image_bytes_ *= d;
-  shard_images_ = std::max<int64_t>(1, kShardBytes / image_bytes_);
+  shard_images_ = std::max<int64_t>(1, shard_bytes / image_bytes_);
   std::error_code ec;
   if (!fs::exists(folder_ / "source.txt", ec)) {
     io::make_folder(folder);

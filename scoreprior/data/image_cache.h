@@ -10,9 +10,9 @@
 
 namespace scoreprior {
 
-/// Images of one data set split at their final size, float32, in shards of at most 256 MiB that are
-/// mapped into memory: the operating system keeps what is used, any number of programs share it,
-/// and an image costs one copy.
+/// Images of one data set split at their final size, float32, in shards of at most
+/// `shard_bytes` (an image at least) that are mapped into memory: the operating system keeps what
+/// is used, any number of programs share it, and an image costs one copy.
 ///
 /// The folder is `folder`/KEY with KEY a 128-bit hash of `identity` (source files and options), so
 /// that a changed source or option makes a new one beside the old. It is filled under a temporary
@@ -23,7 +23,8 @@ class ImageCache {
   /// DataError when a shard has another size than it should.
   ImageCache(const std::filesystem::path& folder, const std::string& what,
              const std::string& identity, const Shape& shape, int64_t size,
-             const std::function<at::Tensor(int64_t)>& load);
+             const std::function<at::Tensor(int64_t)>& load,
+             int64_t shard_bytes = int64_t{256} << 20);
   ~ImageCache();
   ImageCache(const ImageCache&) = delete;
   ImageCache& operator=(const ImageCache&) = delete;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "scoreprior/core/errors.h"
@@ -11,12 +12,32 @@
 namespace scoreprior {
 namespace {
 
+// A square of `side` points at zero frequency, of [coils,H,W].
+at::Tensor central_square(const at::Tensor& kspace, int64_t side) {
+  return kspace.narrow(1, (kspace.size(1) - side + 1) / 2, side)
+      .narrow(2, (kspace.size(2) - side + 1) / 2, side);
+}
+
+void check_sampled(const at::Tensor& kspace, int64_t region) {
+  const auto full = [&](int64_t side) {
+    return central_square(kspace, side).abs().sum(0).gt(0).all().item<bool>();
+  };
+  if (full(region)) return;
+  int64_t side = region - 1;
+  while (side > 0 && !full(side)) --side;
+  const std::string size = std::to_string(region);
+  throw DataError("[coil maps] the k-space has unsampled points within the calibration region, " +
+                  size + " x " + size + "; the largest square that is fully sampled has side " +
+                  std::to_string(side) +
+                  (side > 0 ? ": set calibration_region to that or less"
+                            : ": take maps from a file, coil_maps"));
+}
+
 /// Patches of the calibration region as rows, [patches, coils*kernel*kernel].
 at::Tensor calibration_patches(const at::Tensor& kspace, int64_t region, int64_t kernel) {
-  const int64_t top = (kspace.size(1) - region + 1) / 2, left = (kspace.size(2) - region + 1) / 2;
-  const at::Tensor centre = kspace.narrow(1, top, region).narrow(2, left, region);
   // [coils, n, n, kernel, kernel]
-  const at::Tensor patches = centre.unfold(1, kernel, 1).unfold(2, kernel, 1);
+  const at::Tensor patches =
+      central_square(kspace, region).unfold(1, kernel, 1).unfold(2, kernel, 1);
   return patches.permute({1, 2, 0, 3, 4}).reshape({-1, kspace.size(0) * kernel * kernel});
 }
 
@@ -53,6 +74,7 @@ at::Tensor estimated_coil_maps(const at::Tensor& given, const CoilCalibration& o
   SP_CHECK(k >= 1 && o.region >= k && o.region <= std::min(height, width) && o.threshold > 0,
            "estimated_coil_maps", "expected kernel <= region <= image, got ", k, " and ", o.region);
   const at::Tensor kspace = given.detach().to(at::kCPU, at::kComplexDouble);
+  if (kspace.abs().max().item<double>() > 0) check_sampled(kspace, o.region);
   const at::Tensor a = calibration_patches(kspace, o.region, k);
   const at::Tensor gram = at::mm(a.t(), a.conj());  // patches as columns: sum a a^H
   at::Tensor energy, vectors;
@@ -102,6 +124,24 @@ at::Tensor estimated_coil_maps(const at::Tensor& given, const CoilCalibration& o
     maps.select(1, r).copy_(map.t());
   }
   return maps;
+}
+
+at::Tensor with_object_phase(const at::Tensor& maps, const at::Tensor& given, int64_t region) {
+  SP_CHECK(maps.dim() == 3 && maps.is_complex() && given.is_complex() &&
+               given.sizes() == maps.sizes() && region >= 1 &&
+               region <= std::min(maps.size(1), maps.size(2)),
+           "with_object_phase", "expected maps and k-space [coils,H,W] and a region within, got ",
+           maps.sizes(), ", ", given.sizes(), " and ", region);
+  const int64_t axes[2] = {1, 2};
+  const at::Tensor kspace = given.detach().to(at::kCPU, at::kComplexDouble);
+  // Of region + 2 points, whose first and last are the window's zeros.
+  const at::Tensor window = at::hann_window(region + 2, false, at::kDouble).narrow(0, 1, region);
+  at::Tensor smooth = at::zeros_like(kspace);
+  central_square(smooth, region).copy_(central_square(kspace, region) * at::outer(window, window));
+  const at::Tensor images = at::fft_fftshift(
+      at::fft_ifft2(at::fft_ifftshift(smooth, axes), c10::nullopt, axes, "ortho"), axes);
+  const at::Tensor image = (maps.to(at::kComplexDouble).conj() * images).sum(0);
+  return maps * at::polar(at::ones_like(image.abs()), at::angle(image));
 }
 
 }  // namespace scoreprior

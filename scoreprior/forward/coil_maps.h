@@ -22,7 +22,12 @@ struct CoilCalibration {
 /// ESPIRiT with one map [Uecker14]: the patches of a calibration region span a small space; maps
 /// are the eigenvectors, pixel by pixel, of the projection onto it, which has eigenvalue 1 where
 /// the object is. Their phase is that which makes the principal virtual coil real. kspace complex
-/// [coils,H,W], centred, sampled in the region. DataError when the region is empty.
+/// [coils,H,W], centred. DataError when the region is empty, or has points that are zero in every
+/// coil, which the patches would take for measured: the sentence names the side that is sampled.
 at::Tensor estimated_coil_maps(const at::Tensor& kspace, const CoilCalibration& options);
+
+/// The maps times exp(i phi), phi the phase of the image that they combine from the region (under a
+/// Hann window): what is left to estimate is then a real image, as far as the phase is smooth.
+at::Tensor with_object_phase(const at::Tensor& maps, const at::Tensor& kspace, int64_t region);
 
 }  // namespace scoreprior

@@ -9,14 +9,16 @@
 
 #include <cmath>
 
+#include "scoreprior/core/errors.h"
 #include "scoreprior/forward/forward_model.h"
+#include "scoreprior/forward/kspace_model.h"
 #include "scoreprior/forward/measurement_order.h"
 #include "scoreprior/forward/mri_masks.h"
 
 namespace scoreprior {
 namespace {
 
-class Mri final : public ForwardModel {
+class Mri final : public ForwardModel, public KSpaceModel {
  public:
   Mri(Shape shape, at::Tensor mask) : shape_(std::move(shape)), mask_(std::move(mask)) {}
   Shape input_shape() const override { return shape_; }
@@ -38,6 +40,12 @@ class Mri final : public ForwardModel {
   std::optional<at::Tensor> naive_inverse(const at::Tensor& y) const override {
     check_batched("mri", "y", y, output_shape());
     return inverse(complex_from_measurement(y, shape_));
+  }
+  int64_t coils() const override { return shape_[0]; }
+  at::Tensor measurement(const at::Tensor& kspace) const override {
+    check_batched("mri", "kspace", kspace, shape_);
+    SP_CHECK(kspace.is_complex(), "mri", "expected complex k-space");
+    return complex_to_measurement(kspace.to(mask_.device()) * mask_.ne(0)).to(mask_.scalar_type());
   }
 
  private:

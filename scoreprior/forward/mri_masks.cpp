@@ -309,7 +309,8 @@ at::Tensor generated_mask(const Config& config, const Shape& shape) {
 
 at::Tensor sampling_mask(const Config& config, const Shape& shape, const ForwardContext& context) {
   if (!config.has("mask")) return generated_mask(config, shape);
-  const at::Tensor mask = read_array(config, "mask", context.read_array);
+  at::Tensor mask = read_array(config, "mask", context.read_array);
+  if (mask.is_complex()) mask = at::real(mask);  // some formats hold complex numbers only
   if (mask.dim() != 2 || mask.size(0) != shape[1] || mask.size(1) != shape[2])
     config.fail("mask", "the mask is not " + to_string({shape[1], shape[2]}));
   if (!at::isfinite(mask.to(at::kDouble)).all().item<bool>())

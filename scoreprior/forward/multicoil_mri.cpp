@@ -242,6 +242,8 @@ std::unique_ptr<ForwardModel> make_multicoil_mri(const Config& config,
       config.fail("calibration_threshold", "must be between 0 and 1");
     maps = estimated_coil_maps(kspace, {o.calibration_region, o.calibration_kernel,
                                         o.calibration_threshold, o.calibration_crop});
+    // A real image has no phase of its own.
+    if (shape[0] == 1) maps = with_object_phase(maps, kspace, o.calibration_region);
   } else {
     if (o.coils < 1) config.fail("coils", "coils must be at least 1");
     maps = simulated_coil_maps(o.coils, shape[1], shape[2]);

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "scoreprior/forward/forward_model.h"
+#include "scoreprior/forward/kspace_model.h"
 #include "scoreprior/forward/linear_function.h"
 
 namespace scoreprior {
@@ -20,7 +21,7 @@ namespace scoreprior {
 ///   Cost: one complex FFT per coil and image, along the second axis of the lines with samples
 ///   only;
 /// the centring is folded into the maps and the samples' places.
-class MulticoilMri final : public ForwardModel, private LinearMap {
+class MulticoilMri final : public ForwardModel, public KSpaceModel, private LinearMap {
  public:
   /// channels 1 or 2; maps complex [coils,H,W]; mask [H,W], weights, zero = not sampled.
   MulticoilMri(int64_t channels, const at::Tensor& maps, const at::Tensor& mask,
@@ -35,9 +36,9 @@ class MulticoilMri final : public ForwardModel, private LinearMap {
   /// not 0 (SENSE combination).
   std::optional<at::Tensor> naive_inverse(const at::Tensor& y) const override;
 
-  /// k-space as scanners' files hold it, complex [B,coils,H,W], to y and back (zeros where not
-  /// sampled). Values are taken as measured: the mask's weights are not applied.
-  at::Tensor measurement(const at::Tensor& kspace) const;
+  int64_t coils() const override { return coils_; }
+  at::Tensor measurement(const at::Tensor& kspace) const override;
+  /// Back from y, complex [B,coils,H,W], zeros where not sampled.
   at::Tensor kspace(const at::Tensor& y) const;
   const at::Tensor& maps() const { return maps_; }
 

@@ -14,6 +14,7 @@ namespace scoreprior::io {
 namespace {
 
 constexpr size_t kBartDims = 16;
+constexpr int64_t kBartSlice = 13;
 
 // NAME of NAME.cfl, NAME.hdr or NAME; a dot inside the name is part of it.
 std::filesystem::path cfl_file(const std::filesystem::path& path, const char* extension) {
@@ -90,6 +91,34 @@ void write_cfl(const std::filesystem::path& path, const at::Tensor& array) {
             " ";
   write_text(cfl_file(path, ".cfl"), {static_cast<const char*>(a.data_ptr()), a.nbytes()});
   write_text(cfl_file(path, ".hdr"), text + "\n");
+}
+
+at::Tensor from_bart_order(const at::Tensor& a) {
+  if (a.dim() < 4) return a;
+  at::Tensor x = a;
+  while (x.dim() < static_cast<int64_t>(kBartSlice) + 1) x = x.unsqueeze(-1);
+  for (int64_t k = 0; k < x.dim(); ++k)
+    if (k > 3 && k != kBartSlice && x.size(k) > 1) return a;
+  const Shape sizes(x.sizes().begin(), x.sizes().end());
+  x = x.reshape({sizes[0], sizes[1], sizes[2], sizes[3], sizes[kBartSlice]});
+  x = x.permute({4, 3, 2, 0, 1});
+  if (x.size(2) == 1) x = x.squeeze(2);
+  if (x.dim() == 4 && x.size(0) == 1) x = x.squeeze(0);
+  return x.contiguous();
+}
+
+at::Tensor to_bart_order(const at::Tensor& a, bool read_last) {
+  SP_CHECK(a.dim() >= 3 && a.dim() <= 5, "to_bart_order",
+           "expected [coils,H,W], [slices,coils,H,W] or [slices,coils,E2,H,W], got ", a.sizes());
+  at::Tensor x = a;
+  if (x.dim() == 3) x = x.unsqueeze(0);
+  if (x.dim() == 4) x = x.unsqueeze(2);
+  x = read_last ? x.permute({4, 3, 2, 1, 0}) : x.permute({3, 4, 2, 1, 0});
+  Shape shape(kBartSlice + 1, 1);
+  for (size_t k = 0; k < 4; ++k) shape[k] = x.size(static_cast<int64_t>(k));
+  shape[kBartSlice] = x.size(4);
+  while (shape.size() > 4 && shape.back() == 1) shape.pop_back();
+  return x.reshape(shape);
 }
 
 }  // namespace scoreprior::io

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -43,6 +44,36 @@ std::string sexagesimal_text(double value, const char* unit) {
   return text;
 }
 
+struct Pixel {
+  double x, y, value;
+  int line;
+};
+
+// Where on a regular grid of n values the pixels' coordinates lie, the largest first: east is
+// column 0, north row 0. The step is theirs, since headers round the field of view.
+std::vector<int64_t> grid_places(const std::vector<Pixel>& pixels, double Pixel::*coordinate,
+                                 int64_t n, const std::string& name) {
+  double low = INFINITY, high = -INFINITY;
+  for (const Pixel& p : pixels) {
+    low = std::min(low, p.*coordinate);
+    high = std::max(high, p.*coordinate);
+  }
+  const double step = n > 1 ? (high - low) / static_cast<double>(n - 1) : 0;
+  if (n > 1 && !(step > 0))
+    throw DataError(name + ": the pixels' x, y are all equal, no grid of " + std::to_string(n));
+  // Ten decimals of an arcsecond leave a pixel of 0.001 uas a tenth of itself.
+  constexpr double kOff = 0.25;
+  std::vector<int64_t> places;
+  for (const Pixel& p : pixels) {
+    const double at = n > 1 ? (high - p.*coordinate) / step : 0;
+    if (std::abs(at - std::nearbyint(at)) > kOff || (n == 1 && high > low))
+      throw DataError(name + ":" + std::to_string(p.line) + ": x, y lie off the regular grid of " +
+                      std::to_string(n) + " places that FOVX, FOVY announce");
+    places.push_back(static_cast<int64_t>(std::nearbyint(at)));
+  }
+  return places;
+}
+
 }  // namespace
 
 SkyImage read_ehtim_image(const std::filesystem::path& path) {
@@ -51,7 +82,7 @@ SkyImage read_ehtim_image(const std::filesystem::path& path) {
   SkyImage image;
   int64_t nx = 0, ny = 0;
   double fov_x = 0, fov_y = 0;
-  std::vector<double> values;
+  std::vector<Pixel> pixels;
   std::string line;
   for (int number = 1; std::getline(in, line); ++number) {
     const std::string where = path.string() + ":" + std::to_string(number) + ": ";
@@ -67,7 +98,9 @@ SkyImage read_ehtim_image(const std::filesystem::path& path) {
         p = next;
       }
       if (!std::isfinite(xyz[2])) throw DataError(where + "the pixel is not a number");
-      values.push_back(xyz[2]);
+      if (!std::isfinite(xyz[0]) || !std::isfinite(xyz[1]))
+        throw DataError(where + "the position is not a number");
+      pixels.push_back({xyz[0], xyz[1], xyz[2], number});
       continue;
     }
     const std::string key = line.substr(start + 1, line.find(':') - start - 1);
@@ -102,14 +135,24 @@ SkyImage read_ehtim_image(const std::filesystem::path& path) {
   if (!std::isfinite(image.ra_hours) || !std::isfinite(image.dec_deg) ||
       !std::isfinite(image.frequency_hz))
     throw DataError(name + ": the header has a damaged RA, DEC or RF");
-  if (static_cast<int64_t>(values.size()) != nx * ny)
+  if (static_cast<int64_t>(pixels.size()) != nx * ny)
     throw DataError(name + ": truncated: the header announces " + std::to_string(nx * ny) +
-                    " pixels, the file has " + std::to_string(values.size()));
+                    " pixels, the file has " + std::to_string(pixels.size()));
   image.pixel_size_rad = fov_x / static_cast<double>(nx) * kRadPerArcsec;
   const double pixel_y = fov_y / static_cast<double>(ny) * kRadPerArcsec;
   if (std::abs(pixel_y - image.pixel_size_rad) > 1e-3 * image.pixel_size_rad)
     throw DataError(name + ": the pixels are not square (FOVX, FOVY)");
-  image.pixels = at::tensor(values, at::kDouble).view({ny, nx});
+  const auto column = grid_places(pixels, &Pixel::x, nx, name),
+             row = grid_places(pixels, &Pixel::y, ny, name);
+  image.pixels = at::full({ny, nx}, NAN, at::kDouble);
+  double* to = image.pixels.data_ptr<double>();
+  for (size_t k = 0; k < pixels.size(); ++k) {
+    double& place = to[row[k] * nx + column[k]];
+    if (!std::isnan(place))
+      throw DataError(name + ":" + std::to_string(pixels[k].line) +
+                      ": x, y are those of an earlier pixel");
+    place = pixels[k].value;
+  }
   return image;
 }
 

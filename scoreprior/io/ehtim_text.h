@@ -8,8 +8,9 @@
 namespace scoreprior::io {
 
 /// An image as ehtim writes it in text: a header of SRC, RA, DEC, MJD, RF, FOVX, FOVY and lines
-/// "x y I", x east and y north [arcsec], the north-east corner first. MissingFileError, DataError
-/// with the line of a mistake.
+/// "x y I", x east and y north [arcsec], the north-east corner first where ehtim wrote it; pixels
+/// are placed by x, y in whatever order. MissingFileError; DataError with the line of a mistake, or
+/// of a pixel off the regular grid.
 SkyImage read_ehtim_image(const std::filesystem::path& path);
 /// 17 digits, so that pixels read back equal.
 void write_ehtim_image(const std::filesystem::path& path, const SkyImage& image);

@@ -356,15 +356,16 @@ void put_hdf5_array(hid_t file, const std::string& name, const at::Tensor& array
 std::map<std::string, Hdf5Array> list_hdf5(const std::filesystem::path& path) {
   std::map<std::string, Hdf5Array> out;
   for (const auto& [name, text] : walk_hdf5(path, false).texts) {
-    if (name.rfind("shape:", 0) != 0) continue;
+    if (name.rfind("shape:", 0) != 0) {
+      out[name] = {{}, "text"};
+      continue;
+    }
     std::istringstream in(text);
     int type = 0;
     in >> type;
     Hdf5Array a;
     for (int64_t d; in >> d;) a.shape.push_back(d);
-    std::ostringstream word;
-    word << at::scalarTypeToTypeMeta(static_cast<at::ScalarType>(type)).name();
-    a.type = word.str();
+    a.type = numpy_type_name(static_cast<at::ScalarType>(type));
     out[name.substr(6)] = a;
   }
   return out;

@@ -21,10 +21,10 @@ struct Hdf5 {
 
 struct Hdf5Array {
   Shape shape;
-  std::string type;  ///< "float32", "complex64", ... of the tensor it is read as
+  std::string type;  ///< "float32", "complex64", ... of the tensor it is read as; or "text"
 };
 
-/// The arrays of a file without their values.
+/// The arrays of a file without their values, and its texts.
 std::map<std::string, Hdf5Array> list_hdf5(const std::filesystem::path& path);
 
 /// The data sets `names` (DataError for one that is absent), or everything. Pairs of floats named

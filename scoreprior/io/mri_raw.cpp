@@ -180,6 +180,12 @@ IsmrmrdHeader parse_ismrmrd_header(const std::string& xml, const std::string& na
   return h;
 }
 
+bool is_fastmri(const std::filesystem::path& path) {
+  const auto listed = list_hdf5(path);
+  const auto header = listed.find("ismrmrd_header");
+  return listed.count("kspace") && header != listed.end() && header->second.type == "text";
+}
+
 FastmriVolume read_fastmri(const std::filesystem::path& path) {
   const auto listed = list_hdf5(path);
   const std::string name = path.string();
@@ -202,8 +208,10 @@ FastmriVolume read_fastmri(const std::filesystem::path& path) {
         v.kspace.is_complex() ? "" : "real ", to_string(v.kspace.sizes().vec())));
   v.kspace = v.kspace.to(at::kComplexFloat);
   if (v.kspace.dim() == 3) v.kspace = v.kspace.unsqueeze(1);
-  v.header = parse_ismrmrd_header(header->second, name);
+  v.header_xml = header->second;
+  v.header = parse_ismrmrd_header(v.header_xml, name);
   if (!target.empty()) v.target = h5.arrays.at(target);
+  v.target_name = target;
   if (h5.arrays.count("mask")) v.mask = h5.arrays.at("mask").flatten();
   for (const auto& [key, text] : h5.texts)
     if (key[0] == '@') v.attributes[key.substr(1)] = text;
@@ -241,7 +249,8 @@ IsmrmrdScan read_ismrmrd(const std::filesystem::path& path) {
   const auto xml = text.texts.find("dataset/xml");
   if (xml == text.texts.end()) throw DataError(name + ": dataset/xml is not one text");
   IsmrmrdScan scan;
-  scan.header = parse_ismrmrd_header(xml->second, name);
+  scan.header_xml = xml->second;
+  scan.header = parse_ismrmrd_header(scan.header_xml, name);
   const IsmrmrdHeader& h = scan.header;
   if (h.trajectory != "cartesian")
     throw DataError(name + ": a " + h.trajectory + " trajectory; only Cartesian scans are read");

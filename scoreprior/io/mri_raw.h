@@ -24,10 +24,12 @@ IsmrmrdHeader parse_ismrmrd_header(const std::string& xml, const std::string& na
 /// A fastMRI volume (HDF5). k-space is centred: k = 0 at index H/2, W/2, and
 /// image = fftshift(ifft2(ifftshift(kspace), orthonormal)).
 struct FastmriVolume {
-  at::Tensor kspace;  ///< [slices, coils, H, W] complex64; one coil in single-coil files
-  at::Tensor target;  ///< reconstruction_rss or reconstruction_esc, [slices, h, w]; may be absent
-  at::Tensor mask;    ///< [W] of test files; may be absent
+  at::Tensor kspace;        ///< [slices, coils, H, W] complex64; one coil in single-coil files
+  at::Tensor target;        ///< [slices, h, w]; may be absent
+  std::string target_name;  ///< reconstruction_rss or reconstruction_esc
+  at::Tensor mask;          ///< [W] of test files; may be absent
   IsmrmrdHeader header;
+  std::string header_xml;
   /// Crop rule of the data set's own baseline: the centre of height recon x and width recon y of
   /// the header (the file's first axis is the oversampled read-out), replaced by the target's size
   /// when there is one, and made square with side W when k-space is narrower than that.
@@ -36,6 +38,9 @@ struct FastmriVolume {
   int64_t pad_left = 0, pad_right = 0;
   std::map<std::string, std::string> attributes;  ///< acquisition, patient_id, max, norm, ...
 };
+/// Whether the file has what makes it one: an array kspace and a text ismrmrd_header. (Arrays of
+/// other programs are often called kspace too.) MissingFileError, DataError.
+bool is_fastmri(const std::filesystem::path& path);
 /// MissingFileError, DataError (no kspace, not complex, no header).
 FastmriVolume read_fastmri(const std::filesystem::path& path);
 
@@ -47,6 +52,7 @@ struct IsmrmrdScan {
   at::Tensor kspace;   ///< [slices, coils, E1, N], or [slices, coils, E2, E1, N] when E2 > 1
   at::Tensor sampled;  ///< [E1] or [E2,E1] bool: lines that were measured in any slice
   IsmrmrdHeader header;
+  std::string header_xml;
 };
 /// MissingFileError; DataError (not Cartesian, several contrasts, phases, repetitions or sets,
 /// changing numbers of coils or samples, lines beyond the matrix, damaged).

@@ -103,6 +103,35 @@ at::Tensor from_npy_bytes(const char* data, size_t size, const std::string& name
   return out;
 }
 
+std::string numpy_type_name(at::ScalarType type) {
+  switch (type) {
+    case at::kBool:
+      return "bool";
+    case at::kByte:
+      return "uint8";
+    case at::kChar:
+      return "int8";
+    case at::kShort:
+      return "int16";
+    case at::kInt:
+      return "int32";
+    case at::kLong:
+      return "int64";
+    case at::kHalf:
+      return "float16";
+    case at::kFloat:
+      return "float32";
+    case at::kDouble:
+      return "float64";
+    case at::kComplexFloat:
+      return "complex64";
+    case at::kComplexDouble:
+      return "complex128";
+    default:
+      return at::toString(type);  // bfloat16 and others that NumPy has no name for
+  }
+}
+
 std::string to_npy_bytes(const at::Tensor& array) {
   at::Tensor a = array.detach().to(at::kCPU);
   if (a.scalar_type() == at::kHalf || a.scalar_type() == at::kBFloat16) a = a.to(at::kFloat);

@@ -19,6 +19,9 @@ void write_npy(const std::filesystem::path& path, const at::Tensor& array);
 Arrays read_npz(const std::filesystem::path& path);
 void write_npz(const std::filesystem::path& path, const Arrays& arrays);
 
+/// "float64", "complex64", ...: what NumPy calls the type.
+std::string numpy_type_name(at::ScalarType type);
+
 /// The bytes of one .npy file, and back (`name` is used in messages).
 std::string to_npy_bytes(const at::Tensor& array);
 at::Tensor from_npy_bytes(const char* data, size_t size, const std::string& name);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cctype>
+#include <tuple>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/shape.h"
@@ -97,14 +98,31 @@ std::string matlab_name(std::string name) {
   return name.substr(0, 63);
 }
 
-// [slices, coils, (E2,) a, b] -> BART's order: read, phase 1, phase 2, coil, ..., slice (13).
-at::Tensor bart_order(const DataFile& d, const at::Tensor& kspace) {
-  const bool fastmri = d.kind.rfind("fastMRI", 0) == 0;
-  at::Tensor x = kspace.dim() == 5 ? kspace : kspace.unsqueeze(2);  // [S,C,E2,.,.]
-  // fastMRI files store the read-out first, ISMRMRD scans are [phase, read].
-  x = fastmri ? x.permute({3, 4, 2, 1, 0}) : x.permute({4, 3, 2, 1, 0});
-  return x.reshape(
-      {x.size(0), x.size(1), x.size(2), x.size(3), 1, 1, 1, 1, 1, 1, 1, 1, 1, x.size(4)});
+// The array in BART's order where its axes are known: k-space, whose file says which axis is the
+// read-out, and complex arrays of coils; and what to say of it.
+std::pair<at::Tensor, std::string> for_bart(const DataFile& d, const std::string& name,
+                                            const at::Tensor& a) {
+  const std::string shape = name + " " + to_string(a.sizes().vec());
+  if (d.kind.rfind("BART", 0) == 0) return {a, shape + ", dimensions in BART's order"};
+  if (!a.is_complex() || a.dim() < 3 || a.dim() > 5) return {a, shape + ", dimensions as given"};
+  const auto axis = d.arrays.find("read_axis");
+  const bool known = name == "kspace" && axis != d.arrays.end() && axis->second.numel() == 1;
+  const bool last = known && axis->second.to(at::kLong).reshape({}).item<int64_t>() == -1;
+  const char* axes = a.dim() == 3   ? "[coils,H,W]"
+                     : a.dim() == 4 ? "[slices,coils,H,W]"
+                                    : "[slices,coils,E2,H,W]";
+  const at::Tensor bart = io::to_bart_order(a, last);
+  return {bart, shape + " taken as " + axes + ", written in BART's order as " +
+                    to_string(bart.sizes().vec()) + " with " + (last ? "W" : "H") + " as " +
+                    (known ? "the read-out" : "dimension 0")};
+}
+
+// What the file holds, in the order of axes of every format but BART's own.
+io::Arrays plain_arrays(const DataFile& d) {
+  io::Arrays arrays = d.arrays;
+  if (d.kind.rfind("BART", 0) == 0)
+    for (auto& [name, a] : arrays) a = io::from_bart_order(a);
+  return arrays;
 }
 
 std::string shapes_of(const io::Arrays& arrays) {
@@ -117,8 +135,10 @@ std::string shapes_of(const io::Arrays& arrays) {
 }  // namespace
 
 std::string convert_file(const fs::path& in, const fs::path& out, const ConvertOptions& o) {
-  const DataFile d = read_data_file(in);
+  DataFile d = read_data_file(in);
   std::string extension = out.extension().string(), what;
+  const auto remarks = examine_data_file(d, in);
+  if (extension != ".cfl" && extension != ".hdr") d.arrays = plain_arrays(d);
   const auto one = [&] { return chosen_array(d, o, in); };
   const auto described = [](const std::pair<std::string, at::Tensor>& a) {
     return a.first + " " + to_string(a.second.sizes().vec());
@@ -133,8 +153,11 @@ std::string convert_file(const fs::path& in, const fs::path& out, const ConvertO
   } else if (extension == ".h5" || extension == ".hdf5") {
     io::Hdf5 h5;
     h5.arrays = d.arrays;
-    for (const auto& [key, text] : d.texts)
-      h5.texts[key.find('@') == std::string::npos && !d.arrays.count(key) ? "@" + key : key] = text;
+    // Texts of HDF5 files have their places already; those of others become attributes.
+    const bool placed = d.kind.rfind("HDF5", 0) == 0;
+    for (const auto& [key, text] : d.texts) h5.texts[placed ? key : "@" + key] = text;
+    if (!d.header.empty())
+      h5.texts[d.kind.rfind("fastMRI", 0) == 0 ? "ismrmrd_header" : "header"] = d.header;
     io::write_hdf5(out, h5);
     what = shapes_of(d.arrays);
   } else if (extension == ".mat") {
@@ -144,12 +167,10 @@ std::string convert_file(const fs::path& in, const fs::path& out, const ConvertO
     what = shapes_of(named);
   } else if (extension == ".cfl" || extension == ".hdr") {
     auto a = one();
-    if (a.first == "kspace" && (a.second.dim() == 4 || a.second.dim() == 5))
-      a.second = bart_order(d, a.second);
+    std::tie(a.second, what) = for_bart(d, a.first, a.second);
     if (a.second.numel() == 0 || a.second.dim() > 16)
       throw UsageError("a BART array needs values of at most 16 dimensions");
     io::write_cfl(out, a.second);
-    what = described(a) + ", dimensions in BART's order";
   } else if (extension == ".png") {
     const auto a = one();
     what = write_picture(out, a.first, a.second);
@@ -172,6 +193,9 @@ std::string convert_file(const fs::path& in, const fs::path& out, const ConvertO
     io::write_fits_image(out, sky);
     what = "sky image " + to_string(sky.pixels.sizes().vec()) +
            ", CDELT1 < 0: east left, north up, Jy/pixel";
+  } else if (extension == ".txt" && !d.sites.empty()) {
+    io::write_ehtim_array(out, d.sites);
+    what = std::to_string(d.sites.size()) + " telescopes, geocentric metres and SEFD in Jy";
   } else if (extension == ".txt") {
     const io::SkyImage sky = as_sky(d, o, in);
     io::write_ehtim_image(out, sky);
@@ -179,7 +203,8 @@ std::string convert_file(const fs::path& in, const fs::path& out, const ConvertO
         "sky image " + to_string(sky.pixels.sizes().vec()) + ", north-east corner first, Jy/pixel";
   } else if (extension == ".uvfits") {
     if (!d.visibilities)
-      throw UsageError("a UVFITS file needs visibilities, " + in.string() + " is a " + d.kind);
+      throw UsageError("a UVFITS file needs visibilities; " + in.string() + " has none (" + d.kind +
+                       ")");
     io::write_uvfits(out, *d.visibilities);
     what = std::to_string(d.visibilities->rows.size()) + " visibilities, Stokes I as RR = LL";
   } else {
@@ -189,7 +214,7 @@ std::string convert_file(const fs::path& in, const fs::path& out, const ConvertO
   }
   std::string text = d.kind + (d.convention.empty() ? "" : ": " + d.convention) + "\n" +
                      out.string() + ": " + what + "\n";
-  for (const auto& remark : examine_data_file(d, in)) text += "note: " + remark + "\n";
+  for (const auto& remark : remarks) text += "note: " + remark + "\n";
   return text;
 }
 

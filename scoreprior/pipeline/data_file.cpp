@@ -31,6 +31,11 @@ namespace fs = std::filesystem;
 
 constexpr const char* kSkyConvention =
     "row 0 north, column 0 east (right ascension grows to the left), Jy/pixel";
+constexpr const char* kVisibilityConvention =
+    "V(u,v) = sum I exp(+2 pi i (u x + v y)), x east, y north, u and v of r1 - r2";
+constexpr const char* kArrayConvention =
+    "as stored, C order; what the axes mean is the program's that reads them: images [C,H,W] with "
+    "row 0 at the top, k-space [coils,H,W] with k = 0 at index n/2";
 constexpr const char* kMriConvention =
     "image = fftshift(ifft2(ifftshift(kspace))), orthonormal: k = 0 at index n/2";
 
@@ -72,36 +77,147 @@ std::string data_kind(const fs::path& path) {
   return found == kinds.end() ? "" : found->second;
 }
 
-io::Arrays arrays_of(const VisibilityTable& t) {
-  const int64_t n = static_cast<int64_t>(t.rows.size());
-  io::Arrays a;
-  const auto column = [&](const char* name, const auto& get) {
-    at::Tensor x = at::empty({n}, at::kDouble);
-    for (int64_t k = 0; k < n; ++k) x.data_ptr<double>()[k] = get(t.rows[static_cast<size_t>(k)]);
-    a[name] = x;
-  };
-  column("time_hours", [](const VisibilityRow& r) { return r.time; });
-  column("tint_seconds", [](const VisibilityRow& r) { return r.tint; });
-  column("u", [](const VisibilityRow& r) { return r.u; });
-  column("v", [](const VisibilityRow& r) { return r.v; });
-  column("sigma", [](const VisibilityRow& r) { return r.sigma; });
-  column("vis", [](const VisibilityRow& r) { return r.vis.real(); });
-  const at::Tensor real = a["vis"];
-  column("vis", [](const VisibilityRow& r) { return r.vis.imag(); });
-  a["vis"] = at::complex(real, a["vis"]);
-  column("t1", [](const VisibilityRow& r) { return r.t1; });
-  column("t2", [](const VisibilityRow& r) { return r.t2; });
-  a["t1"] = a["t1"].to(at::kLong);
-  a["t2"] = a["t2"].to(at::kLong);
-  at::Tensor sites = at::empty({static_cast<int64_t>(t.sites.size()), 3}, at::kDouble);
-  for (size_t k = 0; k < t.sites.size(); ++k) {
-    double* p = sites.data_ptr<double>() + 3 * k;
-    p[0] = t.sites[k].x, p[1] = t.sites[k].y, p[2] = t.sites[k].z;
+at::Tensor text_bytes(const std::string& text) {
+  at::Tensor a = at::empty({static_cast<int64_t>(text.size())}, at::kByte);
+  std::copy(text.begin(), text.end(), a.data_ptr<uint8_t>());
+  return a;
+}
+
+std::string text_of(const at::Tensor& bytes) {
+  const at::Tensor b = bytes.to(at::kByte).flatten().contiguous();
+  return std::string(b.data_ptr<uint8_t>(), b.data_ptr<uint8_t>() + b.numel());
+}
+
+std::string names_of(const std::vector<Site>& sites) {
+  std::string names;
+  for (const Site& s : sites) names += (names.empty() ? "" : ",") + s.name;
+  return names;
+}
+
+void put_sites(const std::vector<Site>& sites, io::Arrays& a) {
+  const auto n = static_cast<int64_t>(sites.size());
+  at::Tensor xyz = at::empty({n, 3}, at::kDouble), sefd = at::empty({n, 2}, at::kDouble);
+  for (size_t k = 0; k < sites.size(); ++k) {
+    double *p = xyz.data_ptr<double>() + 3 * k, *q = sefd.data_ptr<double>() + 2 * k;
+    p[0] = sites[k].x, p[1] = sites[k].y, p[2] = sites[k].z;
+    q[0] = sites[k].sefd_r, q[1] = sites[k].sefd_l;
   }
-  a["site_xyz"] = sites;
+  a["site_xyz"] = xyz;
+  a["site_sefd"] = sefd;
+  a["site_names"] = text_bytes(names_of(sites));
+}
+
+// The numbers of a visibility table, one array each.
+struct Column {
+  const char* name;
+  double (*get)(const VisibilityRow&);
+  void (*set)(VisibilityRow&, double);
+};
+#define SP_COLUMN(name, member, type)                                       \
+  {                                                                         \
+    name, [](const VisibilityRow& r) { return double(r.member); },          \
+        [](VisibilityRow& r, double x) { r.member = static_cast<type>(x); } \
+  }
+const Column kColumns[] = {SP_COLUMN("time_hours", time, double),
+                           SP_COLUMN("tint_seconds", tint, double),
+                           SP_COLUMN("u", u, double),
+                           SP_COLUMN("v", v, double),
+                           SP_COLUMN("sigma", sigma, double),
+                           SP_COLUMN("t1", t1, int32_t),
+                           SP_COLUMN("t2", t2, int32_t),
+                           SP_COLUMN("tau1", tau1, double),
+                           SP_COLUMN("tau2", tau2, double)};
+#undef SP_COLUMN
+
+io::Arrays arrays_of(const VisibilityTable& t) {
+  const auto n = static_cast<int64_t>(t.rows.size());
+  io::Arrays a;
+  for (const Column& c : kColumns) {
+    at::Tensor x = at::empty({n}, at::kDouble);
+    for (int64_t k = 0; k < n; ++k) x.data_ptr<double>()[k] = c.get(t.rows[static_cast<size_t>(k)]);
+    a[c.name] = x;
+  }
+  for (const char* index : {"t1", "t2"}) a[index] = a[index].to(at::kLong);
+  at::Tensor vis = at::empty({n}, at::kComplexDouble);
+  for (int64_t k = 0; k < n; ++k)
+    vis.data_ptr<c10::complex<double>>()[k] = t.rows[static_cast<size_t>(k)].vis;
+  a["vis"] = vis;
+  put_sites(t.sites, a);
+  a["source_name"] = text_bytes(t.source);
+  a["ra_hours"] = at::scalar_tensor(t.ra_hours, at::kDouble);
+  a["dec_deg"] = at::scalar_tensor(t.dec_deg, at::kDouble);
   a["frequency_hz"] = at::scalar_tensor(t.rf_hz, at::kDouble);
+  a["bandwidth_hz"] = at::scalar_tensor(t.bw_hz, at::kDouble);
   a["mjd"] = at::scalar_tensor(t.mjd, at::kLong);
   return a;
+}
+
+// The values of an array that put_sites or arrays_of wrote; `count` < 0: any number.
+std::vector<double> numbers(const io::Arrays& arrays, const std::string& name, int64_t count,
+                            const std::string& file) {
+  const at::Tensor& array = arrays.at(name);
+  if (array.is_complex() || (count >= 0 && array.numel() != count))
+    throw DataError(file + ": the array " + name + " does not have " + std::to_string(count) +
+                    " real numbers");
+  const at::Tensor a = array.to(at::kDouble).flatten().contiguous();
+  if (!at::isfinite(a).all().item<bool>())
+    throw DataError(file + ": the array " + name + " has values that are not finite");
+  return {a.data_ptr<double>(), a.data_ptr<double>() + a.numel()};
+}
+
+bool has_all(const io::Arrays& arrays, std::initializer_list<const char*> names) {
+  return std::all_of(names.begin(), names.end(),
+                     [&](const char* name) { return arrays.count(name) > 0; });
+}
+
+// Telescopes and visibilities among plain arrays, by the names of put_sites and arrays_of.
+void find_radio(DataFile& d, const std::string& file) {
+  const io::Arrays& a = d.arrays;
+  if (!has_all(a, {"site_xyz", "site_sefd", "site_names"})) return;
+  std::vector<Site> sites;
+  std::istringstream names(text_of(a.at("site_names")));
+  for (std::string name; std::getline(names, name, ',');) sites.push_back({name});
+  const auto n = static_cast<int64_t>(sites.size());
+  const auto xyz = numbers(a, "site_xyz", 3 * n, file), sefd = numbers(a, "site_sefd", 2 * n, file);
+  for (size_t k = 0; k < sites.size(); ++k) {
+    Site& s = sites[k];
+    s.x = xyz[3 * k], s.y = xyz[3 * k + 1], s.z = xyz[3 * k + 2];
+    s.sefd_r = sefd[2 * k], s.sefd_l = sefd[2 * k + 1];
+  }
+  if (!has_all(a, {"vis", "source_name", "ra_hours", "dec_deg", "frequency_hz", "bandwidth_hz",
+                   "mjd"}) ||
+      !std::all_of(std::begin(kColumns), std::end(kColumns),
+                   [&](const Column& c) { return a.count(c.name) > 0; })) {
+    d.sites = std::move(sites);
+    return;
+  }
+  VisibilityTable t;
+  t.source = text_of(a.at("source_name"));
+  t.ra_hours = numbers(a, "ra_hours", 1, file)[0];
+  t.dec_deg = numbers(a, "dec_deg", 1, file)[0];
+  t.rf_hz = numbers(a, "frequency_hz", 1, file)[0];
+  t.bw_hz = numbers(a, "bandwidth_hz", 1, file)[0];
+  t.mjd = static_cast<int64_t>(numbers(a, "mjd", 1, file)[0]);
+  t.sites = std::move(sites);
+  const at::Tensor vis = a.at("vis").to(at::kComplexDouble).flatten().contiguous();
+  if (vis.numel() == 0) throw DataError(file + ": no visibilities");
+  t.rows.resize(static_cast<size_t>(vis.numel()));
+  for (size_t k = 0; k < t.rows.size(); ++k) {
+    const auto z = vis.data_ptr<c10::complex<double>>()[k];
+    t.rows[k].vis = {z.real(), z.imag()};
+  }
+  for (const Column& c : kColumns) {
+    const auto values = numbers(a, c.name, vis.numel(), file);
+    for (size_t k = 0; k < t.rows.size(); ++k) c.set(t.rows[k], values[k]);
+  }
+  for (const VisibilityRow& r : t.rows)
+    if (r.t1 < 0 || r.t2 < 0 || r.t1 >= n || r.t2 >= n || !(r.sigma > 0))
+      throw DataError(file +
+                      ": visibilities of sites that are not listed, or a sigma that is not "
+                      "positive");
+  arrange(t);
+  d.visibilities = std::move(t);
+  d.convention = kVisibilityConvention;
 }
 
 DataFile sky_file(const std::string& kind, const io::SkyImage& sky) {
@@ -127,15 +243,16 @@ void put_header(const io::IsmrmrdHeader& h, DataFile& d) {
 
 DataFile hdf5_file(const fs::path& path) {
   DataFile d;
-  const auto listed = io::list_hdf5(path);
-  if (listed.count("kspace")) {
+  if (io::is_fastmri(path)) {
     const io::FastmriVolume v = io::read_fastmri(path);
     d.kind = "fastMRI volume (HDF5)";
     d.convention =
         detail::concat("kspace [slices, coils, H (read-out), W (phase)]; ", kMriConvention,
                        "; the image is its centre, ", v.crop_height, " x ", v.crop_width);
     d.arrays["kspace"] = v.kspace;
-    if (v.target.defined()) d.arrays["target"] = v.target;
+    d.arrays["read_axis"] = at::scalar_tensor(-2, at::kLong);
+    d.header = v.header_xml;
+    if (v.target.defined()) d.arrays[v.target_name] = v.target;
     if (v.mask.defined()) d.arrays["mask"] = v.mask;
     d.texts = v.attributes;
     d.texts["crop"] = detail::concat(v.crop_height, " x ", v.crop_width);
@@ -143,19 +260,24 @@ DataFile hdf5_file(const fs::path& path) {
     put_header(v.header, d);
     return d;
   }
-  io::Hdf5 h5 = io::read_hdf5(path);
-  if (h5.texts.count("dataset/xml")) {
+  if (io::list_hdf5(path).count("dataset/xml")) {
     const io::IsmrmrdScan scan = io::read_ismrmrd(path);
     d.kind = "ISMRMRD scan (HDF5)";
     d.convention =
         detail::concat("kspace [slices, coils, phase encodings, samples]; ", kMriConvention);
-    d.arrays = {{"kspace", scan.kspace}, {"sampled", scan.sampled}};
+    d.arrays = {{"kspace", scan.kspace},
+                {"sampled", scan.sampled},
+                {"read_axis", at::scalar_tensor(-1, at::kLong)}};
+    d.header = scan.header_xml;
     put_header(scan.header, d);
     return d;
   }
+  io::Hdf5 h5 = io::read_hdf5(path);
   d.kind = "HDF5 arrays";
+  d.convention = kArrayConvention;
   d.arrays = std::move(h5.arrays);
   d.texts = std::move(h5.texts);
+  find_radio(d, path.string());
   return d;
 }
 
@@ -184,6 +306,7 @@ double median_of(at::Tensor x) { return x.flatten().median().item<double>(); }
 struct SpectrumLook {
   double concentration = 0, transformed = 0;  // energy share of the largest 1 % of the pixels
   bool corner = false, centre = false;        // where the largest pixel is
+  bool corner_image = false;  // as centred k-space, of an image that lies about the corners
 };
 
 double energy_share(const at::Tensor& power) {
@@ -213,6 +336,15 @@ SpectrumLook look_at_spectrum(const at::Tensor& x) {
   };
   look.corner = near_zero(y, h) && near_zero(c, w);
   look.centre = near_middle(y, h) && near_middle(c, w);
+  // The middle quarter of the area holds at least a quarter of the light of most pictures.
+  const auto middle = [&](const at::Tensor& image) {
+    return image.narrow(1, h / 4, h / 2).narrow(2, w / 4, w / 2).sum().item<double>();
+  };
+  const at::Tensor image =
+      at::fft_ifft2(at::fft_ifftshift(planes, {{1, 2}}), c10::nullopt, {1, 2}, "ortho")
+          .abs()
+          .square();
+  look.corner_image = middle(image) > 4 * middle(at::fft_fftshift(image, {{1, 2}}));
   return look;
 }
 
@@ -240,6 +372,10 @@ void examine_complex(const std::string& name, const at::Tensor& x, std::vector<s
     out.push_back(name +
                   " looks like k-space with k = 0 in the corner; it is expected in the "
                   "middle (index n/2): apply fftshift to the last two axes");
+  if (spectrum && look.centre && look.corner_image)
+    out.push_back(name +
+                  " looks like k-space of an image whose middle is in the corner: multiply it by "
+                  "(-1)^(i+j), or apply ifftshift to the image before its transform");
 }
 
 void examine_real(const std::string& name, const at::Tensor& x, std::vector<std::string>& out) {
@@ -299,20 +435,21 @@ DataFile read_data_file(const fs::path& path) {
   if (kind == "uvfits") {
     d.visibilities = io::read_uvfits(path);
     d.kind = "UVFITS visibilities, Stokes I";
-    d.convention = "V(u,v) = sum I exp(+2 pi i (u x + v y)), x east, y north, u and v of r1 - r2";
+    d.convention = kVisibilityConvention;
     d.arrays = arrays_of(*d.visibilities);
     d.texts["source"] = d.visibilities->source;
-    std::string names;
-    for (const auto& s : d.visibilities->sites) names += (names.empty() ? "" : ",") + s.name;
-    d.texts["sites"] = names;
+    d.texts["sites"] = names_of(d.visibilities->sites);
   } else if (kind == "fits") {
     d = sky_file("FITS sky image", io::read_fits_image(path));
   } else if (kind == "npy") {
     d.kind = "NPY array";
+    d.convention = kArrayConvention;
     d.arrays["array"] = io::read_npy(path);
   } else if (kind == "npz") {
     d.kind = "NPZ arrays";
+    d.convention = kArrayConvention;
     d.arrays = io::read_npz(path);
+    find_radio(d, path.string());
   } else if (kind == "png") {
     io::Raster r = io::read_png(path);
     d.kind = "PNG image";
@@ -330,6 +467,7 @@ DataFile read_data_file(const fs::path& path) {
     d.kind = "MATLAB arrays";
     d.convention = "(i,j,...) here is MATLAB's (i+1,j+1,...)";
     d.arrays = io::read_mat(path);
+    find_radio(d, path.string());
   } else if (kind == "cfl") {
     d.kind = "BART array (cfl)";
     d.convention =
@@ -343,16 +481,11 @@ DataFile read_data_file(const fs::path& path) {
     } else if (!looks_like_sites(head)) {
       fail_unknown_kind(path);
     } else {
-      const auto sites = io::read_ehtim_array(path);
+      d.sites = io::read_ehtim_array(path);
       d.kind = "ehtim telescope array (text)";
       d.convention = "geocentric positions [m], SEFD [Jy]";
-      at::Tensor xyz = at::empty({static_cast<int64_t>(sites.size()), 3}, at::kDouble);
-      for (size_t k = 0; k < sites.size(); ++k) {
-        double* p = xyz.data_ptr<double>() + 3 * k;
-        p[0] = sites[k].x, p[1] = sites[k].y, p[2] = sites[k].z;
-        d.texts["sites"] += (k ? "," : "") + sites[k].name;
-      }
-      d.arrays["site_xyz"] = xyz;
+      put_sites(d.sites, d.arrays);
+      d.texts["sites"] = names_of(d.sites);
     }
   } else if (kind == "idx") {
     d.kind = "IDX array";
@@ -398,9 +531,13 @@ std::vector<std::string> examine_data_file(const DataFile& d, const fs::path& pa
       out.push_back("some pixels are negative: a cleaned or dirty image rather than a model?");
     return out;
   }
-  for (const auto& [name, a] : d.arrays) {
+  const bool bart = d.kind.rfind("BART", 0) == 0;
+  for (const auto& [stored_name, stored] : d.arrays) {
+    const std::string name = bart ? path.stem().string() : stored_name;
+    const at::Tensor a = bart ? io::from_bart_order(stored) : stored;
     if (a.dim() < 2 || a.size(-1) < 8 || a.size(-2) < 8) continue;
-    if (a.is_complex() || a.is_floating_point()) {
+    // Bytes have their range by the format's convention.
+    if (a.scalar_type() != at::kByte && a.scalar_type() != at::kBool) {
       const at::Tensor bad = a.numel() - at::isfinite(a).sum();
       if (bad.item<int64_t>() > 0) {
         out.push_back(name + " has " + std::to_string(bad.item<int64_t>()) +
@@ -408,9 +545,7 @@ std::vector<std::string> examine_data_file(const DataFile& d, const fs::path& pa
         continue;
       }
       if (a.is_complex())
-        examine_complex(d.kind.rfind("BART", 0) == 0 ? path.stem().string() : name,
-                        d.kind.rfind("BART", 0) == 0 ? a.transpose(0, -1).transpose(1, -2) : a,
-                        out);
+        examine_complex(name, a, out);
       else
         examine_real(name, a, out);
     }

@@ -19,8 +19,14 @@ struct DataFile {
   std::map<std::string, std::string> texts;
   std::optional<io::SkyImage> sky;
   std::optional<VisibilityTable> visibilities;
+  std::vector<Site> sites;  ///< of a table of telescopes
+  std::string header;       ///< XML of a fastMRI or ISMRMRD file
 };
 
+/// Visibilities and telescopes of any file also stand in `arrays`, under names from which the NPZ,
+/// MAT and HDF5 files that `convert` makes of them are read back as what they were. Texts there are
+/// bytes (uint8). k-space of a scanner's file has `read_axis`, -1 or -2, the axis of the read-out.
+///
 /// By extension (and content, where one extension serves several formats): .uvfits .fits .npy .npz
 /// .png .tif .h5 (fastMRI, ISMRMRD, any) .mat .cfl/.hdr .txt (ehtim image or array), IDX
 /// (*-ubyte, .idx, also .gz), .bin (CIFAR-10), *.tfrecord*. MissingFileError, DataError.

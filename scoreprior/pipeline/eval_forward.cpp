@@ -4,6 +4,7 @@
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/forward/forward_model.h"
+#include "scoreprior/pipeline/array_file.h"
 #include "scoreprior/pipeline/eval.h"
 
 namespace scoreprior {
@@ -12,7 +13,7 @@ namespace scoreprior {
 /// derivative at x. Measurements are [B,M].
 io::Arrays eval_forward(const EvalRequest& request) {
   const Config table = request.config.table("forward");
-  ForwardContext context{request.dtype, request.device, io::read_npy};
+  ForwardContext context{request.dtype, request.device, read_array_file};
   if (request.has("x") && !table.has("image_size")) {
     const auto sizes = request.input("x").sizes();
     if (sizes.size() == 4) context.image_shape = {sizes[1], sizes[2], sizes[3]};

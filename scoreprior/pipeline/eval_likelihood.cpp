@@ -2,6 +2,7 @@
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/likelihood/likelihood.h"
+#include "scoreprior/pipeline/array_file.h"
 #include "scoreprior/pipeline/eval.h"
 
 namespace scoreprior {
@@ -18,7 +19,7 @@ io::Arrays eval_likelihood(const EvalRequest& request) {
                                   request.dtype,
                                   request.device,
                                   request.config.table("forward"),
-                                  io::read_npy};
+                                  read_array_file};
   std::vector<at::Tensor> value, gradient, residuals;
   const int64_t groups = shared ? 1 : x.size(0);
   for (int64_t g = 0; g < groups; ++g) {

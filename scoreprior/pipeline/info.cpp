@@ -27,9 +27,7 @@ namespace fs = std::filesystem;
 
 Json describe_array(const at::Tensor& a) {
   Json j;
-  std::ostringstream type;
-  type << a.dtype().name();
-  j["type"] = type.str();
+  j["type"] = io::numpy_type_name(a.scalar_type());
   j["shape"] = Shape(a.sizes().begin(), a.sizes().end());
   if (a.numel() > 0 && !a.is_complex()) {
     const at::Tensor d = a.to(at::kDouble);
@@ -156,9 +154,8 @@ Json describe_safetensors(const fs::path& path) {
   j["values"] = count;
   for (const auto& [k, v] : s.metadata) j["metadata"][k] = v;
   for (const auto& [name, t] : s.tensors) {
-    std::ostringstream type;
-    type << t.dtype().name() << " " << to_string(Shape(t.sizes().begin(), t.sizes().end()));
-    j["names"][name] = type.str();
+    j["names"][name] = io::numpy_type_name(t.scalar_type()) + " " +
+                       to_string(Shape(t.sizes().begin(), t.sizes().end()));
   }
   return j;
 }

@@ -11,6 +11,8 @@
 #include "scoreprior/io/fits_image.h"
 #include "scoreprior/io/npy.h"
 #include "scoreprior/likelihood/interferometry.h"
+#include "scoreprior/pipeline/array_file.h"
+#include "scoreprior/pipeline/kspace_data.h"
 #include "scoreprior/priors/prior.h"
 
 namespace scoreprior {
@@ -41,7 +43,7 @@ at::Tensor load_truth(const std::filesystem::path& path, const Shape& shape,
                       std::to_string(sky->fov_uas));
     truth = image.pixels.unsqueeze(0) / sky->jy_per_unit;
   } else {
-    truth = io::read_npy(path);
+    truth = read_array_file(path);
     if (truth.dim() == 2) truth = truth.unsqueeze(0);
   }
   if (Shape(truth.sizes().begin(), truth.sizes().end()) != shape)
@@ -110,13 +112,15 @@ Measurement load_measurement(const Config& config, const Shape& shape, const Ses
   Measurement m;
   const Config data = config.table("data");
   require_data(config);
-  m.observation = load_observation(data);
   LikelihoodContext context;
   context.image_shape = shape;
   context.dtype = session.dtype;
   context.device = session.device;
-  context.read_array = io::read_npy;
+  context.read_array = read_array_file;
   context.forward = config.table("forward");
+  m.observation =
+      data.has("kspace") ? load_kspace_observation(config, context) : load_observation(data);
+  m.read_array = context.read_array;
   const char* kind = m.observation.visibilities ? "interferometry" : "gaussian";
   m.likelihood = likelihoods().make(config.table("likelihood"), kind, m.observation, context);
   if (m.likelihood->event_shape() != shape)
@@ -126,8 +130,8 @@ Measurement load_measurement(const Config& config, const Shape& shape, const Ses
     m.sky = Sky{radio->grid().pixel_rad / kRadPerUas * static_cast<double>(radio->grid().width),
                 radio->flux_scale()};
   if (m.sky) check_prior_field(config.table("prior"), config.table("likelihood"), m.sky->fov_uas);
-  const auto truth =
-      data.get<std::filesystem::path>("truth", {}, "true image of simulated data (.npy, .fits)");
+  const auto truth = data.get<std::filesystem::path>(
+      "truth", {}, "true image of simulated data: FITS, PNG, TIFF or an array");
   if (!truth.empty())
     m.truth = load_truth(truth, shape, m.sky);
   else if (m.observation.truth.defined())

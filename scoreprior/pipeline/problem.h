@@ -31,6 +31,7 @@ struct Sky {
 struct Measurement {
   Observation observation;
   std::unique_ptr<Likelihood> likelihood;
+  ArrayReader read_array;  ///< reads the files that [likelihood] and [forward] name
   at::Tensor truth;        ///< [C,H,W] in the units of x, if [data] names one
   std::optional<Sky> sky;  ///< interferometry
 };

@@ -13,6 +13,7 @@
 #include "scoreprior/io/npy.h"
 #include "scoreprior/io/uvfits.h"
 #include "scoreprior/likelihood/likelihood.h"
+#include "scoreprior/pipeline/array_file.h"
 #include "scoreprior/pipeline/session.h"
 #include "scoreprior/report/run_report.h"
 
@@ -30,8 +31,8 @@ struct TruthImage {
 // [truth]: `file` (.npy, .fits), or image `index` of a data set's split.
 TruthImage load_truth_image(const Config& config) {
   TruthImage t;
-  const auto file =
-      config.get<fs::path>("file", {}, "image file (.npy, .fits) instead of a data set");
+  const auto file = config.get<fs::path>(
+      "file", {}, "image file (FITS, PNG, TIFF or an array) instead of a data set");
   if (!file.empty()) {
     t.name = file.string();
     if (file.extension() == ".fits" || file.extension() == ".fit") {
@@ -39,7 +40,7 @@ TruthImage load_truth_image(const Config& config) {
       t.x = image.pixels.unsqueeze(0);
       t.fov_uas = image.pixel_size_rad / kRadPerUas * static_cast<double>(image.pixels.size(1));
     } else {
-      t.x = io::read_npy(file).to(at::kDouble);
+      t.x = read_array_file(file).to(at::kDouble);
       if (t.x.dim() == 2) t.x = t.x.unsqueeze(0);
       if (t.x.dim() != 3) throw DataError(file.string() + ": expected an image [C,H,W]");
       t.fov_uas =
@@ -104,7 +105,7 @@ void simulate_measurement(const Config& config, const TruthImage& truth, const R
   LikelihoodContext context;
   context.image_shape = Shape(truth.x.sizes().begin(), truth.x.sizes().end());
   context.dtype = at::kDouble;
-  context.read_array = io::read_npy;
+  context.read_array = read_array_file;
   context.forward = config.table("forward");
   const auto model = forward_models().make(
       context.forward, "identity",

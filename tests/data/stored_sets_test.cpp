@@ -197,6 +197,21 @@ TEST_F(StoredSets, CacheIsMadeOnceAndFollowsItsSource) {
   EXPECT_THROW(ImageCache(cache, "what", "identity of another", {1, 4, 4}, 10, load), DataError);
 }
 
+TEST_F(StoredSets, CacheOfSeveralShards) {
+  const auto load = [](int64_t i) {
+    return at::full({1, 4, 4}, static_cast<double>(i), at::kFloat);
+  };
+  // 64 bytes an image: shards of 3, 3, 3 and 1.
+  const ImageCache cache(folder_ / "cache", "what", "identity", {1, 4, 4}, 10, load, 200);
+  for (int64_t i = 0; i < 10; ++i) EXPECT_TRUE(at::equal(cache.image(i), load(i))) << i;
+  EXPECT_EQ(fs::file_size(cache.folder() / "shard-00000.f32"), 3u * 64);
+  EXPECT_EQ(fs::file_size(cache.folder() / "shard-00003.f32"), 64u);
+  EXPECT_FALSE(fs::exists(cache.folder() / "shard-00004.f32"));
+  // Smaller than an image: one each.
+  const ImageCache single(folder_ / "cache", "what", "single", {1, 4, 4}, 2, load, 1);
+  EXPECT_TRUE(at::equal(single.image(1), load(1)));
+}
+
 TEST_F(StoredSets, CachedSetsEqualUncachedOnes) {
   io::write_npy(folder_ / "x.npy", Rng(1).uniform({30, 16, 16}));
   const std::string o = "image_size = 8\nrandom_flip = true\ntaper = true\n";

@@ -2,8 +2,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "sample_files.h"
 #include "scoreprior/core/errors.h"
@@ -217,6 +221,41 @@ TEST_F(Formats, IsmrmrdReadoutsOnTheGrid) {
   EXPECT_EQ(scan.header.recon[0], sample.samples / 2);
   EXPECT_EQ(scan.header.system, "Test");
   EXPECT_THROW(read_fastmri(folder_ / "m.h5"), DataError);
+}
+
+// Pixels lie where their x, y say, in whatever order the lines stand.
+TEST_F(Formats, EhtimPixelsByPosition) {
+  SkyImage sky;
+  sky.pixels = Rng(4).uniform({4, 5}, at::kDouble);
+  sky.pixel_size_rad = 2e-11;
+  sky.source = "M87";
+  write_ehtim_image(folder_ / "a.txt", sky);
+  std::vector<std::string> header, lines;
+  std::istringstream in(read_text(folder_ / "a.txt"));
+  for (std::string line; std::getline(in, line);)
+    (line[0] == '#' ? header : lines).push_back(line + "\n");
+  const auto write = [&](const std::vector<std::string>& body) {
+    std::string text;
+    for (const auto& l : header) text += l;
+    for (const auto& l : body) text += l;
+    write_text(folder_ / "b.txt", text);
+  };
+  std::vector<std::string> west_first;  // each row from the other end
+  for (size_t row = 0; row < 4; ++row)
+    for (size_t k = 5; k-- > 0;) west_first.push_back(lines[5 * row + k]);
+  write(west_first);
+  EXPECT_TRUE(at::equal(read_ehtim_image(folder_ / "b.txt").pixels, sky.pixels));
+  std::reverse(lines.begin(), lines.end());
+  write(lines);
+  EXPECT_TRUE(at::equal(read_ehtim_image(folder_ / "b.txt").pixels, sky.pixels));
+  auto twice = lines;
+  twice[3] = twice[4];
+  write(twice);
+  EXPECT_THROW(read_ehtim_image(folder_ / "b.txt"), DataError);
+  auto off = lines;
+  off[3] = "1e-9 0.0 1.0\n";
+  write(off);
+  EXPECT_THROW(read_ehtim_image(folder_ / "b.txt"), DataError);
 }
 
 TEST_F(Formats, EhtimImageAndArray) {

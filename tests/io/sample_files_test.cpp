@@ -100,8 +100,8 @@ Example sample_example(int k) {
 std::string ismrmrd_header_xml(int x, int y, int z, int recon_x, int recon_y, int lines) {
   const auto size = [](int a, int b, int c) {
     return "<matrixSize><x>" + std::to_string(a) + "</x><y>" + std::to_string(b) + "</y><z>" +
-           std::to_string(c) +
-           "</z></matrixSize><fieldOfView_mm><x>300</x><y>250</y><z>5</z></fieldOfView_mm>";
+           std::to_string(c) + "</z></matrixSize><fieldOfView_mm><x>" + std::to_string(a) +
+           "</x><y>" + std::to_string(b) + "</y><z>5</z></fieldOfView_mm>";
   };
   return "<?xml version=\"1.0\"?><ismrmrdHeader xmlns=\"http://www.ismrm.org/ISMRMRD\">"
          "<acquisitionSystemInformation><systemModel>Test</systemModel>"
@@ -191,6 +191,16 @@ void write_ismrmrd(const fs::path& path, const IsmrmrdSample& s) {
   for (const hid_t id : {one_space, space}) H5Sclose(id);
   H5Gclose(group);
   H5Fclose(file);
+}
+
+void write_fastmri(const fs::path& path, const at::Tensor& kspace, int recon_h, int recon_w,
+                   const at::Tensor& mask) {
+  Hdf5 h5;
+  h5.arrays["kspace"] = kspace;
+  if (mask.defined()) h5.arrays["mask"] = mask;
+  const int height = static_cast<int>(kspace.size(2)), width = static_cast<int>(kspace.size(3));
+  h5.texts["ismrmrd_header"] = ismrmrd_header_xml(height, width, 1, recon_h, recon_w, width);
+  write_hdf5(path, h5);
 }
 
 void write_fastmri(const fs::path& path) {

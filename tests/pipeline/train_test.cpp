@@ -4,10 +4,12 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/runtime.h"
@@ -25,16 +27,18 @@ namespace fs = std::filesystem;
 constexpr double kSpread = 0.35;
 
 // Gaussian images around 0.5; image `index` is a function of (split, index). `poison` in the table:
-// NaN every so many.
+// NaN every so many. `sleep_ms`: how long a batch takes.
 class GaussianImages final : public Dataset {
  public:
   GaussianImages(const Config& c, const std::string& split)
       : rng_(Rng(11).split(split)),
         size_(c.get<int64_t>("size", 0)),
-        poison_(c.get<int64_t>("poison", 0)) {}
+        poison_(c.get<int64_t>("poison", 0)),
+        sleep_ms_(c.get<int64_t>("sleep_ms", 0)) {}
   Shape image_shape() const override { return {1, 8, 8}; }
   int64_t size() const override { return size_; }
   at::Tensor batch(const std::vector<int64_t>& indices, const Rng&) const override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(sleep_ms_));
     std::vector<at::Tensor> rows;
     for (const int64_t i : indices) {
       at::Tensor x = rng_.from_row(i).normal({1, 1, 8, 8}) * kSpread + 0.5;
@@ -47,7 +51,7 @@ class GaussianImages final : public Dataset {
 
  private:
   Rng rng_;
-  int64_t size_, poison_;
+  int64_t size_, poison_, sleep_ms_;
 };
 
 // The exact score of N(0.5, e^v I) under VP(0.1, 20), v learned: net = std (x - alpha/2) / (alpha^2
@@ -278,6 +282,22 @@ TEST_F(TrainTest, AccumulatedPartsAreTheWholeBatch) {
   const at::Tensor d = (a - b).abs();
   EXPECT_LT(d.median().item<double>(), 1e-12);
   EXPECT_LT((d > 1e-8).to(at::kDouble).mean().item<double>(), 0.01);
+}
+
+// A step of this network takes a few milliseconds, its images 50: most of the time is waiting.
+TEST_F(TrainTest, WaitingForImagesIsCounted) {
+  const std::vector<std::string> common = {"training.steps=12", "training.batch=8",
+                                           "training.validation_images=8"};
+  auto slow = common;
+  slow.push_back("data.sleep_ms=50");
+  const double quick =
+                   run(config(kGaussian, common), folder_ / "quick").numbers.at("data_wait_share"),
+               waiting =
+                   run(config(kGaussian, slow), folder_ / "slow").numbers.at("data_wait_share");
+  EXPECT_GE(quick, 0);
+  EXPECT_GT(waiting, 0.5);
+  EXPECT_LT(waiting, 1);
+  EXPECT_GT(waiting, quick);
 }
 
 TEST_F(TrainTest, GaussianReachesItsClosedFormMinimum) {
