@@ -112,17 +112,18 @@ void study_logp(const std::string& name, int64_t n, int64_t steps) {
   std::printf("%s, %ld images; log p at t = 0: %.3f (sd %.3f), at t0: %.3f\n", name.c_str(),
               static_cast<long>(n), at_zero.mean().item<double>(), at_zero.std(0).item<double>(),
               truth.mean().item<double>());
-  {
+  for (const int64_t colours : {1, 4}) {
     ProbabilityFlowOptions o;
     o.solver = "dopri5";
     o.rtol = o.atol = 1e-5;
     o.n_probes = 8;
+    o.colours = colours;
     const auto start = Clock::now();
     const ProbabilityFlow f =
         probability_flow_log_prob(*model, o, x, draw_probes(*model, o, n, Rng(1)), false);
     double nfe = 0;
     for (const int64_t e : f.evaluations) nfe += static_cast<double>(e) / static_cast<double>(n);
-    print_errors("ode, 8 probes", f.log_prob, truth, rms(f.standard_error) * std::sqrt(8.0), nfe,
+    print_errors(colours == 1 ? "ode, 8 probes" : "ode, 8 probes of 4 colours", f.log_prob, truth, rms(f.standard_error) * std::sqrt(8.0 / static_cast<double>(colours)), nfe,
                  since(start));
   }
   {
