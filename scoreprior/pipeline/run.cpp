@@ -35,6 +35,8 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
                                         InferenceContext{session.dtype, session.device});
   skip_simulation_tables(config);
   config.require_all_used();
+  const auto kspace = data.observation.notes.find("kspace");
+  if (kspace != data.observation.notes.end()) observer.note(kspace->second);
 
   RunFolder folder(request.folder, config);
   if (folder.finished()) {

@@ -170,6 +170,8 @@ TEST_F(KSpaceData, OneCoilRuns) {
   const Measurement m = measure("kspace = " + quoted("ksp.npy"), "name = \"mri\"\n");
   EXPECT_TRUE(
       at::allclose(m.observation.y, at::cat({at::real(k).flatten(), at::imag(k).flatten()})));
+  EXPECT_NE(m.observation.notes.at("kspace").find("acceleration 2"), std::string::npos)
+      << m.observation.notes.at("kspace");
   EXPECT_EQ(draws("run", config("kspace = " + quoted("ksp.npy"), "name = \"mri\"\n")).size(0), 2);
   // The written configuration, which says where the mask is from, runs again.
   EXPECT_EQ(draws("again", io::read_toml(folder_ / "run" / "config.toml")).size(0), 2);
@@ -263,7 +265,14 @@ TEST_F(KSpaceData, MistakesAreNamed) {
   EXPECT_NE(message(data, std::string(kModel) + "coils = 4\n").find("of 3 coils, the model has 4"),
             std::string::npos);
   EXPECT_NE(message(data, "name = \"identity\"\n").find("mri or multicoil_mri"), std::string::npos);
+  EXPECT_NE(message(data, "name = \"mri\"\n").find("of 3 coils, the model has 1"),
+            std::string::npos);
   EXPECT_NE(message(data + "file = \"y.npy\"\n", kModel).find("not both"), std::string::npos);
+  // Two channels are a complex image, which the single-coil model does not know.
+  io::write_npy(folder_ / "one.npy", kspace_[0]);
+  EXPECT_THROW(load_measurement(config("kspace = " + quoted("one.npy"), "name = \"mri\"\n"),
+                                {2, kSide, kSide}, Session{at::kDouble, at::kCPU}),
+               DataError);
   // Maps from data whose centre has gaps.
   EXPECT_NE(message(data, kModel).find("set calibration_region"), std::string::npos)
       << message(data, kModel);
