@@ -41,8 +41,12 @@ class Mri final : public ForwardModel, public KSpaceModel {
     check_batched("mri", "y", y, output_shape());
     return inverse(complex_from_measurement(y, shape_));
   }
-  int64_t coils() const override { return shape_[0]; }
+  int64_t coils() const override { return 1; }
   at::Tensor measurement(const at::Tensor& kspace) const override {
+    if (shape_[0] != 1)
+      throw DataError(
+          "[mri] k-space is measured of real images of one channel; complex images of two channels "
+          "are for multicoil_mri");
     check_batched("mri", "kspace", kspace, shape_);
     SP_CHECK(kspace.is_complex(), "mri", "expected complex k-space");
     return complex_to_measurement(kspace.to(mask_.device()) * mask_.ne(0)).to(mask_.scalar_type());

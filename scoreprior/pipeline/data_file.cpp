@@ -197,7 +197,7 @@ void find_radio(DataFile& d, const std::string& file) {
   t.dec_deg = numbers(a, "dec_deg", 1, file)[0];
   t.rf_hz = numbers(a, "frequency_hz", 1, file)[0];
   t.bw_hz = numbers(a, "bandwidth_hz", 1, file)[0];
-  t.mjd = static_cast<int64_t>(numbers(a, "mjd", 1, file)[0]);
+  t.mjd = static_cast<int64_t>(std::clamp(numbers(a, "mjd", 1, file)[0], 0.0, 1e7));
   t.sites = std::move(sites);
   const at::Tensor vis = a.at("vis").to(at::kComplexDouble).flatten().contiguous();
   if (vis.numel() == 0) throw DataError(file + ": no visibilities");
@@ -208,13 +208,15 @@ void find_radio(DataFile& d, const std::string& file) {
   }
   for (const Column& c : kColumns) {
     const auto values = numbers(a, c.name, vis.numel(), file);
-    for (size_t k = 0; k < t.rows.size(); ++k) c.set(t.rows[k], values[k]);
+    const bool index = std::string(c.name) == "t1" || std::string(c.name) == "t2";
+    for (size_t k = 0; k < t.rows.size(); ++k) {
+      if (index && !(values[k] >= 0 && values[k] < static_cast<double>(n)))
+        throw DataError(file + ": the array " + c.name + " names sites that are not listed");
+      c.set(t.rows[k], values[k]);
+    }
   }
   for (const VisibilityRow& r : t.rows)
-    if (r.t1 < 0 || r.t2 < 0 || r.t1 >= n || r.t2 >= n || !(r.sigma > 0))
-      throw DataError(file +
-                      ": visibilities of sites that are not listed, or a sigma that is not "
-                      "positive");
+    if (!(r.sigma > 0)) throw DataError(file + ": sigma is not positive everywhere");
   arrange(t);
   d.visibilities = std::move(t);
   d.convention = kVisibilityConvention;

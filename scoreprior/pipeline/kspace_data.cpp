@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <memory>
+#include <utility>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/data/kspace.h"
@@ -15,10 +17,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Sets a key of [forward] as if it had been written.
 void complete(const Config& forward, const std::string& key, const fs::path& file) {
   auto node = std::make_shared<ConfigNode>();
   node->value = file.string();
-  Config(forward).set(key, node);
+  Config(forward).set(key, std::move(node));
 }
 
 }  // namespace
@@ -29,17 +32,17 @@ Observation load_kspace_observation(const Config& config, LikelihoodContext& con
     if (data.has(other)) data.fail(other, std::string("give ") + other + " or kspace, not both");
   const KSpaceSlice k = load_kspace(data, context.image_shape);
   const fs::path file = fs::absolute(data.get<fs::path>("kspace")).lexically_normal(),
-                 points = file.string() + ":sampled";
+                 measured = file.string() + ":sampled";
   const auto has_any = [&](std::initializer_list<const char*> keys) {
     return std::any_of(keys.begin(), keys.end(), [&](const char* key) { return forward.has(key); });
   };
-  if (!has_any({"mask", "pattern", "acceleration"})) complete(forward, "mask", points);
+  if (!has_any({"mask", "pattern", "acceleration"})) complete(forward, "mask", measured);
   if (forward.is_string("name") && forward.get<std::string>("name") == "multicoil_mri" &&
       !has_any({"coil_maps", "calibration", "coils"}))
     complete(forward, "calibration", file);
-  context.read_array = [k, file, points, read = context.read_array](const fs::path& path) {
+  context.read_array = [k, file, measured, read = context.read_array](const fs::path& path) {
     const fs::path whole = fs::absolute(path).lexically_normal();
-    return whole == points ? k.sampled : whole == file ? k.kspace : read(path);
+    return whole == measured ? k.sampled : whole == file ? k.kspace : read(path);
   };
 
   const ForwardContext exact{at::kDouble, at::kCPU, context.read_array, context.image_shape};
@@ -62,7 +65,11 @@ Observation load_kspace_observation(const Config& config, LikelihoodContext& con
   o.y = face->measurement(k.kspace.unsqueeze(0))[0];
   if (k.sigma > 0) o.sigma = at::scalar_tensor(k.sigma * model->noise_scale(), at::kDouble);
   o.notes["file"] = file.string();
-  o.notes["kspace"] = k.summary;
+  const int64_t points = asked.sum().item<int64_t>();
+  o.notes["kspace"] =
+      k.summary + detail::concat("; ", points, " of ", asked.numel(),
+                                 " points sampled, acceleration ",
+                                 static_cast<double>(asked.numel()) / static_cast<double>(points));
   return o;
 }
 

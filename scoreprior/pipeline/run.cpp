@@ -40,6 +40,8 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
     config.fail("start_from", "start_from hands on a flow: it goes with infer.name = \"dpi\" only");
   skip_simulation_tables(config);
   config.require_all_used();
+  const auto kspace = data.observation.notes.find("kspace");
+  if (kspace != data.observation.notes.end()) observer.note(kspace->second);
 
   RunFolder folder(request.folder, config);
   if (folder.finished()) {

@@ -11,7 +11,6 @@
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/rng.h"
-#include "scoreprior/data/kspace.h"
 #include "scoreprior/forward/coil_maps.h"
 #include "scoreprior/forward/mri_masks.h"
 #include "scoreprior/forward/multicoil_mri.h"
@@ -170,6 +169,8 @@ TEST_F(KSpaceData, OneCoilRuns) {
   const Measurement m = measure("kspace = " + quoted("ksp.npy"), "name = \"mri\"\n");
   EXPECT_TRUE(
       at::allclose(m.observation.y, at::cat({at::real(k).flatten(), at::imag(k).flatten()})));
+  EXPECT_NE(m.observation.notes.at("kspace").find("acceleration 2"), std::string::npos)
+      << m.observation.notes.at("kspace");
   EXPECT_EQ(draws("run", config("kspace = " + quoted("ksp.npy"), "name = \"mri\"\n")).size(0), 2);
   // The written configuration, which says where the mask is from, runs again.
   EXPECT_EQ(draws("again", io::read_toml(folder_ / "run" / "config.toml")).size(0), 2);
@@ -194,56 +195,12 @@ TEST_F(KSpaceData, MapsComeFromTheData) {
   EXPECT_LT(difference.masked_select(inside).abs().max().item<double>(), 0.03);
 }
 
-TEST_F(KSpaceData, SizesAndScales) {
-  // A field of 64 x 96 of which the middle 64 x 64 is kept, at half the resolution.
-  const at::Tensor fine = object(64, 96) + at::zeros({kCoils, 1, 1});
-  const at::Tensor k = transform(fine.to(at::kComplexDouble), {1, 2}, false);
-  io::write_npz(folder_ / "k.npz", {{"kspace", k}, {"sigma", at::scalar_tensor(0.5, at::kDouble)}});
-  const auto load = [&](const std::string& keys) {
-    return load_kspace(io::parse_toml("kspace = " + quoted("k.npz") + keys), {1, kSide, kSide});
-  };
-  KSpaceSlice s = load("crop = [64, 64]\n");
-  const at::Tensor image = transform(s.kspace, {1, 2}, true);
-  // Band-limited: the centre of k-space holds all of these blobs.
-  EXPECT_TRUE(at::allclose(at::real(image[1]),
-                           fine[1].narrow(1, 16, 64).slice(0, 0, 64, 2).slice(1, 0, 64, 2), 0,
-                           1e-4));
-  EXPECT_NEAR(s.sigma, 0.5 * 0.5, 1e-12);  // sqrt(32/64) for each axis
-  EXPECT_EQ(s.sampled.sum().item<double>(), kSide * kSide);
-  s = load("crop = [64, 64]\nscale = 2.0\n");
-  EXPECT_TRUE(at::allclose(transform(s.kspace, {1, 2}, true), 2 * image));
-  EXPECT_NEAR(s.sigma, 0.5, 1e-12);
-  s = load("crop = [64, 64]\nscale = 0.0\n");
-  EXPECT_NEAR(transform(s.kspace, {1, 2}, true).abs().square().sum(0).sqrt().max().item<double>(),
-              1, 1e-12);
-  EXPECT_THROW(load(""), ConfigError) << "pixels would not be square";
-  EXPECT_THROW(load("crop = [16, 16]\n"), DataError) << "fewer than the images have";
-  EXPECT_THROW(load("crop = [128, 128]\n"), ConfigError);
-  EXPECT_THROW(load("slice = 1\ncrop = [64, 64]\n"), ConfigError);
-  EXPECT_THROW(load("array = \"absent\"\n"), DataError);
-
+TEST_F(KSpaceData, NoiseOfTheFile) {
   // The noise level of the file is that of a complex number.
   io::write_npz(folder_ / "n.npz",
                 {{"kspace", kspace_}, {"sigma", at::scalar_tensor(0.5, at::kDouble)}});
   const Measurement m = measure("kspace = " + quoted("n.npz"), "name = \"multicoil_mri\"\n", "");
   EXPECT_NEAR(m.observation.sigma.item<double>(), 0.5 * M_SQRT1_2, 1e-12);
-}
-
-// Gaps in the phase encoding cannot be cut by their image; the read-out is then cut to the same
-// field.
-TEST_F(KSpaceData, UndersampledColumnsKeepTheirField) {
-  const at::Tensor columns = cartesian_mask(1, 48, 2, 8)[0].ne(0);
-  const at::Tensor k = at::complex(Rng(3).normal({1, kCoils, 96, 48}, at::kDouble),
-                                   Rng(4).normal({1, kCoils, 96, 48}, at::kDouble)) *
-                       columns;
-  samples::write_fastmri(folder_ / "scan.h5", k.to(at::kComplexFloat), 40, 40, columns);
-  const KSpaceSlice s =
-      load_kspace(io::parse_toml("kspace = " + quoted("scan.h5")), {1, kSide, kSide});
-  EXPECT_NE(s.summary.find("field 48 x 48"), std::string::npos) << s.summary;
-  EXPECT_TRUE(at::equal(s.sampled.ne(0), columns.narrow(0, 8, 32).expand({kSide, kSide})));
-  EXPECT_THROW(load_kspace(io::parse_toml("crop = [40, 40]\nkspace = " + quoted("scan.h5")),
-                           {1, kSide, kSide}),
-               ConfigError);
 }
 
 TEST_F(KSpaceData, MistakesAreNamed) {
@@ -263,7 +220,14 @@ TEST_F(KSpaceData, MistakesAreNamed) {
   EXPECT_NE(message(data, std::string(kModel) + "coils = 4\n").find("of 3 coils, the model has 4"),
             std::string::npos);
   EXPECT_NE(message(data, "name = \"identity\"\n").find("mri or multicoil_mri"), std::string::npos);
+  EXPECT_NE(message(data, "name = \"mri\"\n").find("of 3 coils, the model has 1"),
+            std::string::npos);
   EXPECT_NE(message(data + "file = \"y.npy\"\n", kModel).find("not both"), std::string::npos);
+  // Two channels are a complex image, which the single-coil model does not know.
+  io::write_npy(folder_ / "one.npy", kspace_[0]);
+  EXPECT_THROW(load_measurement(config("kspace = " + quoted("one.npy"), "name = \"mri\"\n"),
+                                {2, kSide, kSide}, Session{at::kDouble, at::kCPU}),
+               DataError);
   // Maps from data whose centre has gaps.
   EXPECT_NE(message(data, kModel).find("set calibration_region"), std::string::npos)
       << message(data, kModel);
