@@ -13,6 +13,7 @@
 #include <cmath>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/forward/multicoil_mri.h"
 #include "scoreprior/likelihood/measurement_likelihood.h"
 
 namespace scoreprior {
@@ -79,15 +80,23 @@ class LinearGaussianLikelihood final : public GaussianLikelihood, public Residua
   at::Tensor slopes(const at::Tensor&) const override { return {}; }
 };
 
-// The levels of `sigma` = [...] spread over the entries of y, whose fastest index is the channel.
+// The channels of y a list of levels speaks of: its fastest index.
+int64_t noise_channels(const ForwardModel& forward) {
+  // Coils have a noise level each.
+  if (const auto* mri = dynamic_cast<const MulticoilMri*>(&forward)) return mri->maps().size(0);
+  return forward.output_channels();
+}
+
+// [M] standard deviations from a level per channel.
 at::Tensor channel_levels(const Config& config, const ForwardModel& forward, int64_t entries) {
   const auto levels = config.get<std::vector<double>>("sigma");
-  const auto channels = static_cast<int64_t>(levels.size());
-  const Shape image = forward.output_image();
-  if (channels == 0 || entries % channels != 0 || (!image.empty() && channels != image[0]))
-    config.fail("sigma", "sigma lists " + std::to_string(channels) + " levels; expected one for " +
-                             (image.empty() ? "every channel or coil of the measurement"
-                                            : "each of " + std::to_string(image[0]) + " channels"));
+  const int64_t channels = noise_channels(forward);
+  if (static_cast<int64_t>(levels.size()) != channels)
+    config.fail("sigma", "sigma lists " + std::to_string(levels.size()) +
+                             " levels, the measurement has " + std::to_string(channels) +
+                             (channels == 1 ? " channel; write one number, or the name of a file "
+                                              "with a level for each entry"
+                                            : " channels; list a level for each, or one number"));
   return (at::tensor(levels, at::kDouble) * forward.noise_scale()).repeat({entries / channels});
 }
 
