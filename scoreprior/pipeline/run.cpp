@@ -33,6 +33,7 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   const Measurement data = load_measurement(config, prior->event_shape(), session);
   const auto method = inferences().make(config.table("infer"), "dpi",
                                         InferenceContext{session.dtype, session.device});
+  const ReportOptions report = read_report_options(config, data.sky.has_value());
   skip_simulation_tables(config);
   config.require_all_used();
 
@@ -51,8 +52,8 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   io::write_npz(folder.file("history.npz"), history_arrays(draws));
   io::write_npy(folder.file("draws.npy"), draws.x);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  const RunFacts facts{title, request.command_line, folder.run_id(), seconds.count(),
-                       config.to_toml()};
+  const RunFacts facts{title,           request.command_line, folder.run_id(),
+                       seconds.count(), config.to_toml(),     report};
   write_posterior(draws, data, facts, folder.path(), observer);
   observer.note("report: " + folder.file("report.html").string());
   return {draws.summary.status, folder.file("report.html")};
@@ -77,6 +78,7 @@ void rebuild_report(const std::filesystem::path& path, Observer& observer) {
       load_measurement(config, {draws.x.size(1), draws.x.size(2), draws.x.size(3)}, session);
   RunFacts facts = read_facts(path, draws.summary);
   facts.title = config.get<std::string>("title", "Posterior inference");
+  facts.report = read_report_options(config, data.sky.has_value());
   facts.settings = config.to_toml();
   write_posterior(draws, data, facts, path, observer);
   observer.note("report: " + (path / "report.html").string());
