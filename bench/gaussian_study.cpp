@@ -123,7 +123,8 @@ void study_logp(const std::string& name, int64_t n, int64_t steps) {
         probability_flow_log_prob(*model, o, x, draw_probes(*model, o, n, Rng(1)), false);
     double nfe = 0;
     for (const int64_t e : f.evaluations) nfe += static_cast<double>(e) / static_cast<double>(n);
-    print_errors(colours == 1 ? "ode, 8 probes" : "ode, 8 probes of 4 colours", f.log_prob, truth, rms(f.standard_error) * std::sqrt(8.0 / static_cast<double>(colours)), nfe,
+    print_errors(colours == 1 ? "ode, 8 probes" : "ode, 8 probes of 4 colours", f.log_prob, truth,
+                 rms(f.standard_error) * std::sqrt(8.0 / static_cast<double>(colours)), nfe,
                  since(start));
   }
   {

@@ -2,10 +2,9 @@
 #include "row_means.h"
 #include "scoreprior/testing/forward_contract.h"
 
-namespace scoreprior::testing {
+using namespace scoreprior::testing;
 INSTANTIATE_TEST_SUITE_P(Mine, ForwardContract,
                          ::testing::Values(ForwardCase{
-                             "row_means", [](at::ScalarType) {
-                               return std::make_unique<RowMeans>(Shape{3, 8, 6}, 2.0);
+                             "row_means", [](auto) {
+                               return std::make_unique<RowMeans>(scoreprior::Shape{3, 8, 6}, 2.0);
                              }}));
-}  // namespace scoreprior::testing

@@ -1,5 +1,4 @@
-// The whole program with one model more: `imager eval forward`, `simulate`, `run`, ... know
-// row_means.
+// The whole program with one model more: `imager simulate`, `check`, `run`, ... know row_means.
 #include "apps/cli.h"
 #include "row_means.h"
 

@@ -1,4 +1,4 @@
-// A forward model of one's own: y = the mean of every row, times a gain.
+// A forward model of one's own: y = the mean of every row, times a gain; [H,C] with C fastest.
 #include <ATen/ATen.h>
 
 #include "scoreprior/core/errors.h"
@@ -8,15 +8,15 @@ class RowMeans final : public scoreprior::ForwardModel {
  public:
   RowMeans(scoreprior::Shape shape, double gain) : shape_(std::move(shape)), gain_(gain) {}
   scoreprior::Shape input_shape() const override { return shape_; }
-  scoreprior::Shape output_shape() const override { return {shape_[0] * shape_[1]}; }
+  scoreprior::Shape output_shape() const override { return {shape_[1] * shape_[0]}; }
   bool linear() const override { return true; }
   at::Tensor apply(const at::Tensor& x) const override {
     scoreprior::check_batched("row_means", "x", x, shape_);
-    return x.mean(3).flatten(1) * gain_;
+    return x.mean(3).transpose(1, 2).flatten(1) * gain_;
   }
   std::optional<at::Tensor> adjoint(const at::Tensor& y) const override {
-    const double share = gain_ / static_cast<double>(shape_[2]);
-    return (y * share).view({-1, shape_[0], shape_[1], 1}).repeat({1, 1, 1, shape_[2]});
+    const at::Tensor rows = y.view({-1, shape_[1], shape_[0]}).transpose(1, 2).unsqueeze(3);
+    return rows.repeat({1, 1, 1, shape_[2]}) * (gain_ / static_cast<double>(shape_[2]));
   }
 
  private:

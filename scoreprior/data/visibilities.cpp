@@ -303,7 +303,7 @@ VisibilityTable order_by_snr(VisibilityTable table) {
 }
 
 VisibilityTable calibrate_to_gaussian(VisibilityTable table, const std::string& site, double flux,
-                                      double fwhm_rad, double max_uv) {
+                                      double fwhm_rad, double max_uv, double gap_hours) {
   const int32_t s = require_site(table, site);
   struct GainSum {
     std::complex<double> product;
@@ -323,12 +323,22 @@ VisibilityTable calibrate_to_gaussian(VisibilityTable table, const std::string& 
   if (gain.empty())
     throw DataError("the site " + site + " has no baseline shorter than " +
                     std::to_string(max_uv / 1e9) + " Glambda to calibrate on");
+  const auto nearest = [&](double time) {
+    auto next = gain.lower_bound(time);
+    if (next == gain.end() ||
+        (next != gain.begin() && time - std::prev(next)->first < next->first - time))
+      --next;
+    return next;
+  };
+  const auto unsolved = [&](const VisibilityRow& r) {
+    return gap_hours > 0 && (r.t1 == s || r.t2 == s) &&
+           std::abs(nearest(r.time)->first - r.time) > gap_hours;
+  };
+  table.rows.erase(std::remove_if(table.rows.begin(), table.rows.end(), unsolved),
+                   table.rows.end());
   for (auto& r : table.rows) {
     if (r.t1 != s && r.t2 != s) continue;
-    auto next = gain.lower_bound(r.time);
-    if (next == gain.end() ||
-        (next != gain.begin() && r.time - std::prev(next)->first < next->first - r.time))
-      --next;
+    const auto next = nearest(r.time);
     r.vis /= r.t1 == s ? next->second : std::conj(next->second);
     r.sigma /= std::abs(next->second);
   }
@@ -424,8 +434,9 @@ VisibilityTable prepare(const std::vector<VisibilityTable>& tables, const Visibi
       {"scan_gap_hours", o.scan_gap_hours},         {"min_snr", o.min_snr},
       {"zero_baseline_flux", o.zero_baseline_flux}, {"min_uv", o.min_uv},
       {"calibrate_fwhm_uas", o.calibrate_fwhm_uas}, {"calibrate_flux", o.calibrate_flux},
-      {"calibrate_max_uv", o.calibrate_max_uv},     {"reverse_taper_uas", o.reverse_taper_uas},
-      {"fractional_noise", o.fractional_noise},     {"systematic_noise", o.systematic_noise}};
+      {"calibrate_max_uv", o.calibrate_max_uv},     {"calibrate_gap_hours", o.calibrate_gap_hours},
+      {"reverse_taper_uas", o.reverse_taper_uas},   {"fractional_noise", o.fractional_noise},
+      {"systematic_noise", o.systematic_noise}};
   for (const auto& [name, value] : non_negative)
     if (!(value >= 0) || !std::isfinite(value))
       throw ConfigError(
@@ -452,7 +463,8 @@ VisibilityTable prepare(const std::vector<VisibilityTable>& tables, const Visibi
   if (o.order_by_snr) t = order_by_snr(std::move(t));
   if (!o.calibrate_site.empty())
     t = calibrate_to_gaussian(std::move(t), o.calibrate_site, calibrate_flux,
-                              o.calibrate_fwhm_uas * kUas, o.calibrate_max_uv);
+                              o.calibrate_fwhm_uas * kUas, o.calibrate_max_uv,
+                              o.calibrate_gap_hours);
   if (o.reverse_taper_uas > 0) t = reverse_taper(std::move(t), o.reverse_taper_uas * kUas);
   if (o.fractional_noise > 0) t = add_fractional_noise(std::move(t), o.fractional_noise);
   if (o.systematic_noise > 0) t = add_systematic_noise(std::move(t), o.systematic_noise);

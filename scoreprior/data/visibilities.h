@@ -33,6 +33,7 @@ struct VisibilityOptions {
   double calibrate_fwhm_uas = 60;
   double calibrate_flux = 0;
   double calibrate_max_uv = 2e9;
+  double calibrate_gap_hours = 0;
   double reverse_taper_uas = 0;
   double fractional_noise = 0;
   double systematic_noise = 0;
@@ -60,6 +61,8 @@ struct VisibilityOptions {
     f("calibrate_fwhm_uas", calibrate_fwhm_uas, "width of that Gaussian [micro-arcsec]");
     f("calibrate_flux", calibrate_flux, "its flux [Jy], 0 = zero_baseline_flux");
     f("calibrate_max_uv", calibrate_max_uv, "a baseline is short below this length [wavelengths]");
+    f("calibrate_gap_hours", calibrate_gap_hours,
+      "flag the site's visibilities farther in time from a solved gain than this [h], 0 = none");
     f("reverse_taper_uas", reverse_taper_uas,
       "divide vis and sigma by the transform of a Gaussian this wide [micro-arcsec], 0 = none");
     f("fractional_noise", fractional_noise, "add this fraction of |V| to sigma in quadrature");
@@ -130,10 +133,13 @@ VisibilityTable order_by_snr(VisibilityTable table);
 /// One complex gain g of `site` per time stamp, least squares of V - g m over its rows shorter than
 /// max_uv [wavelengths], m a circular Gaussian of `flux` [Jy] and FWHM `fwhm_rad` at the phase
 /// centre; then V / g and sigma / |g| on every row of the site (conj(g) where it stands second).
-/// Times without a short baseline take the gain of the nearest one. This is the pre-calibration of
-/// the LMT on its baseline to the SMT [EHT19IV]. DataError when no short baseline has data.
+/// Times without a short baseline take the gain of the nearest one; with gap_hours > 0 the site's
+/// rows farther than that from it are dropped. Closures do not see a gain, so a wrong one harms
+/// visibilities and amplitudes only; dropped rows are lost to closures too. This is the
+/// pre-calibration of the LMT on its baseline to the SMT [EHT19IV]. DataError when no short
+/// baseline has data.
 VisibilityTable calibrate_to_gaussian(VisibilityTable table, const std::string& site, double flux,
-                                      double fwhm_rad, double max_uv = 2e9);
+                                      double fwhm_rad, double max_uv = 2e9, double gap_hours = 0);
 /// vis and sigma of every row over exp(-(pi fwhm_rad)^2 (u^2+v^2)/(4 ln 2)): an image of these
 /// data, convolved with that Gaussian, is an image of the old ones. It bounds the resolution of
 /// what is reconstructed [EHT19IV].

@@ -19,6 +19,7 @@ class Composition final : public ForwardModel {
   Shape input_shape() const override { return first_->input_shape(); }
   Shape output_shape() const override { return second_->output_shape(); }
   Shape output_image() const override { return second_->output_image(); }
+  int64_t output_channels() const override { return second_->output_channels(); }
   bool linear() const override { return first_->linear() && second_->linear(); }
   double noise_scale() const override { return second_->noise_scale(); }
 

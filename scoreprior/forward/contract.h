@@ -27,7 +27,8 @@ struct ContractOptions {
 /// Holds a model that computes in `dtype` against what ForwardModel promises. Errors are relative
 /// to the norm of what is compared:
 ///
-///   shapes        apply gives [B, output_shape] in the model's dtype, finite
+///   shapes        apply gives [B, output_shape] in the model's dtype, finite; output_image and
+///                 output_channels fit it
 ///   batch         apply(stack) = stacked singles                  1e-12 (double), 1e-5 (float)
 ///   wrong input   an unbatched x is std::invalid_argument
 ///   linear        A(2a - 3b) = 2 A(a) - 3 A(b), linear models     1e-12, 1e-5
@@ -35,6 +36,10 @@ struct ContractOptions {
 ///   gradient      reverse mode = adjoint (linear models)          1e-12, 1e-5
 ///                 reverse mode = central difference (others)      1e-6, float: 2e-2
 ///   naive inverse image-shaped and finite, where there is one
+///
+/// The limits leave room for rounding. It moves a sum of N numbers, whose order batch size and
+/// adjoint may change, by about sqrt(N) eps of their size (an FFT by log2(N) eps): 1e-12 allows
+/// 2e7 of them in double and 1e-5 7000 in float, before the sizes of what cancels come in.
 ///
 /// A model that throws breaks the promise that was looked at, with the exception's words as text.
 std::vector<ContractFinding> check_contract(const ForwardModel& model, at::ScalarType dtype,

@@ -13,6 +13,7 @@ class DenseMatrix final : public ForwardModel {
               const ForwardContext& context);
   Shape input_shape() const override { return shape_; }
   Shape output_shape() const override;
+  int64_t output_channels() const override { return 1; }
   bool linear() const override { return true; }
   double noise_scale() const override { return noise_scale_; }
   at::Tensor apply(const at::Tensor& x) const override;

@@ -21,6 +21,13 @@ class ForwardModel {
   virtual Shape output_shape() const = 0;
   /// {C,H,W} when y is an image in measurement order, which another model may look at; else empty.
   virtual Shape output_image() const { return {}; }
+  /// Channels of y, its fastest index: numel(output_shape) is a multiple, and entry k belongs to
+  /// channel k mod channels. A list of noise levels has one level for each. As they stand the
+  /// channels of the image, which most models look at one by one; 1 where y has none.
+  virtual int64_t output_channels() const {
+    const Shape image = output_image();
+    return image.empty() ? input_shape()[0] : image[0];
+  }
   virtual bool linear() const = 0;
   /// Differentiable in x.
   virtual at::Tensor apply(const at::Tensor& x) const = 0;

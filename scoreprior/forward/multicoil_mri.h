@@ -18,8 +18,7 @@ namespace scoreprior {
 /// fastest. Points outside the mask are not part of y, so chi^2 counts measured numbers only.
 /// Linear; norm at most 1 when sum |S|^2 <= 1 and the mask holds zeros and ones.
 /// A stated noise level is that of the complex number: each real entry has noise/sqrt(2).
-///   Cost: one complex FFT per coil and image, along the second axis of the lines with samples
-///   only;
+/// Cost: one complex FFT per coil and image, along the second axis of the lines with samples only;
 /// the centring is folded into the maps and the samples' places.
 class MulticoilMri final : public ForwardModel, public KSpaceModel, private LinearMap {
  public:
@@ -28,6 +27,7 @@ class MulticoilMri final : public ForwardModel, public KSpaceModel, private Line
                const ForwardContext& context);
   Shape input_shape() const override { return shape_; }
   Shape output_shape() const override;
+  int64_t output_channels() const override { return coils_; }
   bool linear() const override { return true; }
   double noise_scale() const override { return M_SQRT1_2; }
   at::Tensor apply(const at::Tensor& x) const override;

@@ -9,7 +9,8 @@
 ///   Units: y = units of x times those of pixel_size, e.g. 1/mm * mm
 ///   naive inverse: filtered back-projection with the band-limited ramp of [Kak88] ch. 3; angles
 ///   not measured count as zero
-///   Cost: about 2 angles * N multiply-adds per image, one sparse matrix kept both ways.
+///   Cost: about 2 angles * N multiply-adds per image, one sparse matrix kept both ways (at most
+///   2 GB); on the CPU only
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -17,6 +18,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <numeric>
 #include <vector>
 
 #include "scoreprior/core/errors.h"
@@ -78,30 +81,24 @@ class Footprint {
   double wide_, slim_;
 };
 
-/// Compressed rows: y = M x for x [columns,B].
+/// Compressed rows: y = M x for x [columns,B]. Made row by row or in any other order, once the
+/// number of entries of every row is known.
 class SparseRows {
  public:
-  struct Triple {
-    int64_t row, column;
-    double value;
-  };
-  SparseRows() = default;
-  SparseRows(int64_t rows, int64_t columns, const std::vector<Triple>& entries, bool transposed,
-             at::ScalarType dtype)
-      : rows_(transposed ? columns : rows), first_(static_cast<size_t>(rows_) + 1, 0) {
-    const auto row = [&](const Triple& t) { return transposed ? t.column : t.row; };
-    for (const Triple& t : entries) ++first_[row(t) + 1];
-    for (int64_t r = 0; r < rows_; ++r) first_[r + 1] += first_[r];
-    std::vector<int64_t> next(first_.begin(), first_.end() - 1);
-    column_.resize(entries.size());
-    at::Tensor value = at::empty({static_cast<int64_t>(entries.size())}, at::kDouble);
-    auto* v = value.data_ptr<double>();
-    for (const Triple& t : entries) {
-      const int64_t k = next[row(t)]++;
-      column_[k] = static_cast<int32_t>(transposed ? t.row : t.column);
-      v[k] = t.value;
-    }
-    value_ = value.to(dtype);
+  SparseRows(const std::vector<int64_t>& entries, at::ScalarType dtype)
+      : rows_(static_cast<int64_t>(entries.size())), first_(entries.size() + 1, 0) {
+    std::partial_sum(entries.begin(), entries.end(), first_.begin() + 1);
+    next_.assign(first_.begin(), first_.end() - 1);
+    column_.resize(static_cast<size_t>(first_.back()));
+    value_ = at::empty({first_.back()}, dtype);
+  }
+  void add(int64_t row, int64_t column, double value) {
+    const int64_t k = next_[row]++;
+    column_[k] = static_cast<int32_t>(column);
+    if (value_.scalar_type() == at::kDouble)
+      value_.data_ptr<double>()[k] = value;
+    else
+      value_.data_ptr<float>()[k] = static_cast<float>(value);
   }
   at::Tensor times(const at::Tensor& x) const {
     const at::Tensor in = x.contiguous();
@@ -132,22 +129,32 @@ class SparseRows {
       }
     });
   }
-  int64_t rows_ = 0;
-  std::vector<int64_t> first_;
+  int64_t rows_;
+  std::vector<int64_t> first_, next_;  // where a row begins; its next entry to be added
   std::vector<int32_t> column_;
   at::Tensor value_;
 };
 
-std::vector<SparseRows::Triple> ray_matrix(const Shape& shape, const RadonOptions& o) {
+double view_angle(const RadonOptions& o, int64_t view) {
+  return (o.start + o.range * static_cast<double>(view) / static_cast<double>(o.angles)) * M_PI /
+         180;
+}
+
+/// Half the width of what a pixel's rays cover on the detectors [pixels].
+double half_width(const Footprint& footprint, const RadonOptions& o) {
+  return footprint.reach() + (o.integral == "strip" ? o.detector_spacing / 2 : 0);
+}
+
+/// visit(ray, pixel, weight) for every entry of the matrix that is not 0.
+template <class Visit>
+void visit_rays(const Shape& shape, const RadonOptions& o, Visit&& visit) {
   const int64_t height = shape[1], width = shape[2];
   const double middle = static_cast<double>(o.detectors - 1) / 2;
   const bool strip = o.integral == "strip";
-  std::vector<SparseRows::Triple> entries;
   for (int64_t a = 0; a < o.angles; ++a) {
-    const double angle =
-        (o.start + o.range * static_cast<double>(a) / static_cast<double>(o.angles)) * M_PI / 180;
+    const double angle = view_angle(o, a);
     const Footprint footprint(angle);
-    const double half = footprint.reach() + (strip ? o.detector_spacing / 2 : 0);
+    const double half = half_width(footprint, o);
     for (int64_t r = 0; r < height; ++r)
       for (int64_t c = 0; c < width; ++c) {
         const double x = static_cast<double>(c) - static_cast<double>(width - 1) / 2;
@@ -162,22 +169,38 @@ std::vector<SparseRows::Triple> ray_matrix(const Shape& shape, const RadonOption
                                          footprint.below(s - o.detector_spacing / 2)) /
                                             o.detector_spacing
                                       : footprint.chord(s);
-          if (weight > 0)
-            entries.push_back({a * o.detectors + j, r * width + c, weight * o.pixel_size});
+          if (weight > 0) visit(a * o.detectors + j, r * width + c, weight * o.pixel_size);
         }
       }
   }
-  return entries;
+}
+
+constexpr double kMostBytes = 2e9;  // of the matrix and its transpose
+
+/// About how many bytes the matrix takes both ways: a column number and a weight for each entry.
+double matrix_bytes(const Shape& shape, const RadonOptions& o, at::ScalarType dtype) {
+  double rays = 0;  // that meet one pixel, all views
+  for (int64_t a = 0; a < o.angles; ++a)
+    rays += std::min(static_cast<double>(o.detectors),
+                     2 * half_width(Footprint(view_angle(o, a)), o) / o.detector_spacing);
+  return 2 * rays * static_cast<double>(shape[1] * shape[2]) *
+         (sizeof(int32_t) + (dtype == at::kDouble ? sizeof(double) : sizeof(float)));
 }
 
 class Radon final : public ForwardModel, private LinearMap {
  public:
   Radon(Shape shape, const RadonOptions& o, const ForwardContext& context)
       : shape_(std::move(shape)), options_(o) {
-    const auto entries = ray_matrix(shape_, o);
-    const int64_t rays = o.angles * o.detectors, pixels = shape_[1] * shape_[2];
-    matrix_ = SparseRows(rays, pixels, entries, false, context.dtype);
-    transpose_ = SparseRows(rays, pixels, entries, true, context.dtype);
+    std::vector<int64_t> of_ray(static_cast<size_t>(o.angles * o.detectors), 0),
+        of_pixel(static_cast<size_t>(shape_[1] * shape_[2]), 0);
+    visit_rays(shape_, o,
+               [&](int64_t ray, int64_t pixel, double) { ++of_ray[ray], ++of_pixel[pixel]; });
+    matrix_ = SparseRows(of_ray, context.dtype);
+    transpose_ = SparseRows(of_pixel, context.dtype);
+    visit_rays(shape_, o, [&](int64_t ray, int64_t pixel, double weight) {
+      matrix_.add(ray, pixel, weight);
+      transpose_.add(pixel, ray, weight);
+    });
   }
   Shape input_shape() const override { return shape_; }
   Shape output_shape() const override { return {options_.angles * options_.detectors * shape_[0]}; }
@@ -234,7 +257,7 @@ class Radon final : public ForwardModel, private LinearMap {
 
   Shape shape_;
   RadonOptions options_;
-  SparseRows matrix_, transpose_;
+  SparseRows matrix_{{}, at::kFloat}, transpose_{{}, at::kFloat};
 };
 
 }  // namespace
@@ -258,8 +281,17 @@ std::unique_ptr<ForwardModel> make_radon(const Config& config, const ForwardCont
     o.detectors = 2 * static_cast<int64_t>(std::ceil(diagonal / 2)) + 1;
   }
   if (o.detectors < 1) config.fail("detectors", "detectors must be at least 1");
-  if (static_cast<double>(o.angles) * static_cast<double>(shape[1] * shape[2]) > 4e8)
-    config.fail("angles", "the matrix of all rays would not fit in memory; take fewer angles");
+  if (!(static_cast<double>(o.angles) * static_cast<double>(o.detectors) < 2e9))
+    config.fail("angles", "angles times detectors must stay below 2e9");
+  if (const double bytes = matrix_bytes(shape, o, context.dtype); bytes > kMostBytes) {
+    char size[32];
+    std::snprintf(size, sizeof size, "%.1f", bytes / 1e9);
+    const std::string key = o.detector_spacing < 0.25 ? "detector_spacing" : "angles";
+    config.fail(key, std::string("the matrix of all rays would take ") + size +
+                         " GB of memory, more than the 2 GB allowed; take " +
+                         (key == "angles" ? "fewer angles" : "a wider detector_spacing") +
+                         ", or a smaller image");
+  }
   return std::make_unique<Radon>(std::move(shape), o, context);
 }
 

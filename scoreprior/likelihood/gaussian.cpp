@@ -79,15 +79,16 @@ class LinearGaussianLikelihood final : public GaussianLikelihood, public Residua
   at::Tensor slopes(const at::Tensor&) const override { return {}; }
 };
 
-// The levels of `sigma` = [...] spread over the entries of y, whose fastest index is the channel.
+// [M] standard deviations from a level per channel.
 at::Tensor channel_levels(const Config& config, const ForwardModel& forward, int64_t entries) {
   const auto levels = config.get<std::vector<double>>("sigma");
-  const auto channels = static_cast<int64_t>(levels.size());
-  const Shape image = forward.output_image();
-  if (channels == 0 || entries % channels != 0 || (!image.empty() && channels != image[0]))
-    config.fail("sigma", "sigma lists " + std::to_string(channels) + " levels; expected one for " +
-                             (image.empty() ? "every channel or coil of the measurement"
-                                            : "each of " + std::to_string(image[0]) + " channels"));
+  const int64_t channels = forward.output_channels();
+  if (static_cast<int64_t>(levels.size()) != channels)
+    config.fail("sigma", "sigma lists " + std::to_string(levels.size()) +
+                             " levels, the measurement has " + std::to_string(channels) +
+                             (channels == 1 ? " channel; write one number, or the name of a file "
+                                              "with a level for each entry"
+                                            : " channels; list a level for each, or one number"));
   return (at::tensor(levels, at::kDouble) * forward.noise_scale()).repeat({entries / channels});
 }
 

@@ -120,6 +120,8 @@ InterferometryLikelihood::InterferometryLikelihood(VisibilityTable table,
     add("logcamp", options.logcamp_weight, closure(ClosureKind::kLogAmplitude, covariance));
   if (terms_.empty())
     throw DataError("[interferometry] nothing to fit: every product has weight 0 or no data");
+  position_known_ = options.vis_weight > 0 &&
+                    (options.gain.gains == "none" || options.gain.gain_phases != "uniform");
   amplitude_ = make_amplitude_product(table_, dtype, device);
   cphase_ = closure(ClosureKind::kPhase, ClosureCovariance::kIndependent);
   logcamp_ = closure(ClosureKind::kLogAmplitude, ClosureCovariance::kIndependent);

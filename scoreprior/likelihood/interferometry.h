@@ -94,6 +94,9 @@ class InterferometryLikelihood final : public Likelihood, public ResidualJacobia
   const VisibilityTable& table() const { return table_; }
   const SkyGrid& grid() const { return transform_.grid(); }
   double flux_scale() const { return flux_scale_; }  ///< Jy/pixel per unit of x
+  /// Whether the data change when the source moves: visibilities whose phases are calibrated or
+  /// have a prior; not closures and amplitudes, nor visibilities with uniform gain phases.
+  bool position_known() const { return position_known_; }
   /// The best station gains for each image; empty tensors without `gains`.
   GainSolution best_gains(const at::Tensor& x) const;
 
@@ -113,6 +116,7 @@ class InterferometryLikelihood final : public Likelihood, public ResidualJacobia
   at::Tensor floor2_;
   double flux_scale_ = 1;
   bool normalized_ = false;
+  bool position_known_ = false;
   std::string covariance_;
   std::vector<Term> terms_;                           ///< weight > 0
   const UncalibratedVisibilities* gains_ = nullptr;   ///< one of terms_, if any

@@ -2,22 +2,28 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
-#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
 #include <functional>
 
 #include "scoreprior/core/errors.h"
+#include "scoreprior/diffusion/memory_budget.h"
 #include "scoreprior/forward/contract.h"
 #include "scoreprior/infer/inference.h"
 #include "scoreprior/io/npy.h"
+#include "scoreprior/io/toml.h"
 #include "scoreprior/likelihood/interferometry.h"
 #include "scoreprior/likelihood/measurement_likelihood.h"
+#include "scoreprior/pipeline/forecast.h"
+#include "scoreprior/pipeline/posterior_report.h"
 #include "scoreprior/pipeline/problem.h"
 #include "scoreprior/pipeline/session.h"
+#include "scoreprior/pipeline/train.h"
 
 namespace scoreprior {
 namespace {
@@ -25,6 +31,8 @@ namespace {
 using Verdict = CheckLine::Verdict;
 
 constexpr int64_t kTimedImages = 8;  // a gradient is timed on at most so many
+// What malloc loses between the blocks of libtorch's tensors (docs/logp_study.md).
+constexpr double kResident = 1.7;
 // Central differences in float64. The likelihood's limit is their own error at images whose
 // visibilities are near nothing; priors solve differential equations to a tolerance of their own.
 constexpr double kLikelihoodLimit = 1e-4, kPriorLimit = 1e-2;
@@ -47,10 +55,11 @@ double median_number(const at::Tensor& a) {
   return a.to(at::kDouble).flatten().median().item<double>();
 }
 
-double peak_megabytes() {
-  rusage use{};
-  ::getrusage(RUSAGE_SELF, &use);
-  return static_cast<double>(use.ru_maxrss) / 1024;  // kilobytes on Linux
+double resident_megabytes() {
+  std::ifstream in("/proc/self/statm");
+  double pages = 0, resident = 0;
+  in >> pages >> resident;
+  return resident * static_cast<double>(::sysconf(_SC_PAGESIZE)) / 1e6;
 }
 
 double seconds_of(const std::function<void()>& work) {
@@ -67,6 +76,27 @@ std::string duration_text(double seconds) {
   return brief_number(seconds / 3600) + " h";
 }
 
+// Notes when the steps of a stage end.
+class StepClock final : public Observer {
+ public:
+  void step(int64_t, const Metrics&) override {
+    const auto now = std::chrono::steady_clock::now();
+    seconds_.push_back(std::chrono::duration<double>(now - last_).count());
+    last_ = now;
+  }
+  const std::vector<double>& seconds() const { return seconds_; }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  std::vector<double> seconds_;
+};
+
+class NoStore final : public StateStore {
+ public:
+  void save(const std::map<std::string, at::Tensor>&) override {}
+  bool load(std::map<std::string, at::Tensor>&) const override { return false; }
+};
+
 class DryRun {
  public:
   explicit DryRun(const Config& config) : config_(config) {}
@@ -80,9 +110,12 @@ class DryRun {
     const Measurement data = load_measurement(config_, shape, session);
     inferences().make(config_.table("infer"), "dpi",
                       InferenceContext{session.dtype, session.device});
+    read_report_options(config_, data.sky.has_value());
     skip_simulation_tables(config_);
     config_.require_all_used();
     report_.settings = config_.to_toml();
+    // Before the copies in float64, which a run does not make.
+    loaded_megabytes_ = resident_megabytes();
 
     const Session exact{at::kDouble, session.device};
     const double level = plain_level(data, numel(shape));
@@ -101,7 +134,7 @@ class DryRun {
     observer.note("testing the prior");
     test_density("prior", *load_prior(config_, exact), x, kPriorLimit);
     observer.note("timing");
-    measure_cost(*prior, *data.likelihood, x.to(session.dtype));
+    measure_cost(*prior, *data.likelihood, x.to(session.dtype), session);
     return std::move(report_);
   }
 
@@ -226,27 +259,30 @@ class DryRun {
          part == std::string("prior") ? 1e-3 : 1e-9, "log p in a stack against alone");
   }
 
-  void measure_cost(const LogDensity& prior, const LogDensity& likelihood, const at::Tensor& x) {
+  void measure_cost(const LogDensity& prior, const LogDensity& likelihood, const at::Tensor& x,
+                    const Session& session) {
     const Config infer = config_.table("infer");
+    const bool split_gibbs = infer.get<std::string>("name", "dpi") == "split_gibbs";
     const int64_t batch =
         infer.is_number("batch") ? std::max<int64_t>(1, infer.get<int64_t>("batch")) : 1;
     const int64_t timed = std::min(batch, kTimedImages);
+    const double growth = static_cast<double>(batch) / static_cast<double>(timed);
     const at::Tensor images =
         x.narrow(0, 0, 1).expand(batched(timed, prior.event_shape())).contiguous();
-    const double before = peak_megabytes();
-    double total = 0;
-    const auto time = [&](const char* name, const LogDensity& density) {
+    double total = 0;  // seconds at the whole batch
+    const auto gradient = [&](const char* name, const LogDensity& density) {
       const auto work = [&] { density.value_and_score(images, rng_); };
       double seconds = seconds_of(work);
-      if (seconds < 2)
-        seconds = std::min(seconds, seconds_of(work));  // the first one also allocates
+      const double bytes = peak_allocation(work);  // the first call also allocates what stays
+      if (seconds < 2) seconds = std::min(seconds, seconds_of(work));
       add("cost", std::string(name) + " gradient", duration_text(seconds),
           std::to_string(timed) + (timed == 1 ? " image" : " images"));
-      total += seconds * static_cast<double>(batch) / static_cast<double>(timed);
+      total += seconds * growth;
+      return bytes;
     };
-    time("likelihood", likelihood);
-    time("prior", prior);
-    const double grown = peak_megabytes() - before;
+    const double likelihood_bytes = gradient("likelihood", likelihood) * growth;
+    const double prior_bytes = prior_memory(gradient("prior", prior), timed, batch, session);
+    if (split_gibbs) return forecast_split_gibbs(prior, likelihood, session);
     add("cost", "1000 gradients of both", duration_text(1000 * total),
         "at the batch of " + std::to_string(batch) + " of [infer]");
     if (infer.is_number("steps")) {
@@ -254,15 +290,144 @@ class DryRun {
       add("cost", "forecast of the run", duration_text(static_cast<double>(steps) * total),
           std::to_string(steps) + " steps of one gradient each");
     }
-    const double memory = before + grown * static_cast<double>(batch) / static_cast<double>(timed);
-    add("cost", "memory", brief_number(memory) + " MB",
-        "at that batch, without what the method keeps");
+    // One after the other, so that the larger one counts.
+    add_memory(std::max(likelihood_bytes, prior_bytes),
+               "at that batch, without what the method keeps");
+  }
+
+  void add_memory(double bytes, std::string text) {
+    add("cost", "memory", brief_number(loaded_megabytes_ + kResident * bytes / 1e6) + " MB",
+        std::move(text));
+  }
+
+  // The table of a score prior, which limits the rows of its network calls, anywhere below [prior].
+  static std::optional<Config> table_of_calls(const Config& table) {
+    if (table.is_number("max_batch")) return table;
+    for (const auto& key : table.keys())
+      if (table.is_table(key))
+        if (auto found = table_of_calls(table.table(key))) return found;
+    return std::nullopt;
+  }
+
+  // Bytes of the prior's gradient at `batch` from those at `timed` images. A score prior cuts a
+  // batch into calls of at most max_batch rows, and into what the memory it may take holds.
+  double prior_memory(double bytes, int64_t timed, int64_t batch, const Session& session) const {
+    const auto calls = table_of_calls(config_.table("prior"));
+    if (!calls) return bytes * static_cast<double>(batch) / static_cast<double>(timed);
+    const auto number = [&](const char* key) {
+      return calls->is_number(key) ? calls->get<int64_t>(key) : int64_t{1};
+    };
+    const int64_t rows = std::max(number("n_times"), number("n_probes"));
+    const int64_t most = number("max_batch");
+    const double at_batch = bytes * static_cast<double>(images_in_memory(batch, rows, most)) /
+                            static_cast<double>(images_in_memory(timed, rows, most));
+    if (!session.device.is_cpu() || !calls->is_number("max_memory_mib")) return at_batch;
+    return std::min(at_batch, memory_budget(calls->get<double>("max_memory_mib")) / kResident);
+  }
+
+  // Three iterations of a few chains: at the first coupling, at the middle one and at the last.
+  void forecast_split_gibbs(const LogDensity& prior, const LogDensity& likelihood,
+                            const Session& session) {
+    const Config infer = config_.table("infer");
+    const SplitGibbsPlan plan{infer.get<int64_t>("n_draws"), infer.get<int64_t>("keep"),
+                              infer.get<int64_t>("anneal"), infer.get<int64_t>("hold")};
+    const auto batch = infer.get<int64_t>("batch");
+    const int64_t chains = (plan.n_draws + plan.keep - 1) / plan.keep,
+                  together = std::min(batch, chains);
+    SplitGibbsCost cost;
+    cost.chains = std::min(together, kTimedImages);
+    const Config brief = io::parse_toml(config_.to_toml()).table("infer");
+    const auto put = [&](const char* key, int64_t value) {
+      const auto node = std::make_shared<ConfigNode>();
+      node->value = value;
+      Config(brief).set(key, node);
+    };
+    put("n_draws", cost.chains), put("batch", cost.chains), put("keep", 1);
+    put("anneal", 2), put("hold", 1), put("checkpoint_every", 0);
+    const auto method =
+        inferences().make(brief, "split_gibbs", InferenceContext{session.dtype, session.device});
+    NoStore nowhere;
+    std::vector<double> seconds;
+    const auto trial = [&] {
+      StepClock clock;
+      method->run({prior, likelihood}, rng_.split("trial"), clock, nowhere);
+      SP_CHECK(clock.seconds().size() == 3, "check", "expected 3 iterations of split_gibbs, got ",
+               clock.seconds().size());
+      for (size_t k = 0; k < 3; ++k)
+        if (seconds.size() == k)
+          seconds.push_back(clock.seconds()[k]);
+        else
+          seconds[k] = std::min(seconds[k], clock.seconds()[k]);
+    };
+    const double bytes = peak_allocation(trial);
+    for (int more = 0; more < 2 && seconds[1] + seconds[2] < 2; ++more) trial();
+    cost.middle = seconds[1], cost.last = seconds[2];
+    // The first one also finds the chains' start and the directions the data can see.
+    cost.setup = std::max(0.0, seconds[0] - 2 * (2 * cost.middle - cost.last));
+    add("cost", "iteration", duration_text(cost.middle),
+        std::to_string(cost.chains) + " chains, halfway down the couplings; the last takes " +
+            duration_text(cost.last));
+    add("cost", "forecast of the run", duration_text(split_gibbs_seconds(plan, cost)),
+        std::to_string(chains) + " chains of " + std::to_string(plan.anneal + plan.hold) +
+            " iterations");
+    add_memory(bytes * static_cast<double>(together) / static_cast<double>(cost.chains),
+               std::to_string(together) + " chains together");
   }
 
   Config config_;
   Rng rng_{0};
   CheckReport report_;
+  double loaded_megabytes_ = 0;
 };
+
+// The same for a training.
+CheckReport check_training(const Config& config, Observer& observer) {
+  CheckReport report;
+  const auto add = [&](const char* part, const char* name, std::string measured,
+                       std::string text = "", Verdict verdict = Verdict::kFact) {
+    report.lines.push_back({part, name, std::move(measured), std::move(text), verdict});
+  };
+  observer.note("the first steps");
+  const double before = resident_megabytes();
+  const TrainingTrial t = try_training(config, observer);
+  report.settings = config.to_toml();
+  const auto images = [](int64_t n) { return n > 0 ? std::to_string(n) : "made as needed"; };
+  add("data", "images", to_string(t.image_shape), t.data);
+  add("data", "training", images(t.training_images));
+  add("data", "held out", images(t.validation_images));
+  const double low = t.range == "centered" ? -1 : 0, slack = 0.05;
+  const bool finite = std::isfinite(t.lowest) && std::isfinite(t.highest);
+  add("data", "pixels", brief_number(t.lowest) + " to " + brief_number(t.highest),
+      "expected between " + brief_number(low) + " and 1",
+      !finite                                           ? Verdict::kFailed
+      : t.lowest < low - slack || t.highest > 1 + slack ? Verdict::kLook
+      : t.highest - t.lowest < slack                    ? Verdict::kLook
+                                                        : Verdict::kPassed);
+  add("network", "parameters", std::to_string(t.parameters), t.process);
+  add("network", "loss", brief_number(t.loss), "of the first step, mean over the batch",
+      std::isfinite(t.loss) ? Verdict::kPassed : Verdict::kFailed);
+  add("network", "gradient norm", brief_number(t.grad_norm), "of that loss",
+      std::isfinite(t.grad_norm) && t.grad_norm > 0 ? Verdict::kPassed : Verdict::kFailed);
+  add("cost", "reading a batch", duration_text(t.read_seconds),
+      std::to_string(t.options.batch) + " images, while the network computes");
+  add("cost", "step", duration_text(t.step_seconds),
+      brief_number(static_cast<double>(t.options.batch) / t.step_seconds) + " images/s");
+  const int64_t validated = t.validation_images > 0
+                                ? std::min(t.validation_images, t.options.validation_images)
+                                : t.options.validation_images;
+  const int64_t calls = sampler_calls(t.sampler);
+  add("cost", "forecast of the training",
+      duration_text(training_seconds(t.options, std::max(t.step_seconds, t.read_seconds),
+                                     t.forward_seconds, validated, calls)),
+      std::to_string(t.options.steps) + " steps and validations" +
+          (calls > 0 || t.options.sample_every == 0 ? ", sample grids"
+                                                    : "; sample grids not counted"));
+  // Weights, their gradients, moments and average.
+  const double kept = 5 * 4 * static_cast<double>(t.parameters);
+  add("cost", "memory", brief_number(before + (kept + kResident * t.step_bytes) / 1e6) + " MB",
+      "without data kept in memory");
+  return report;
+}
 
 }  // namespace
 
@@ -271,7 +436,11 @@ bool CheckReport::passed() const {
                       [](const CheckLine& l) { return l.verdict == Verdict::kFailed; });
 }
 
-CheckReport check(const Config& config, Observer& observer) { return DryRun(config).run(observer); }
+CheckReport check(const Config& config, Observer& observer) {
+  const bool training = config.is_table("training") || config.is_table("model");
+  if (training && !config.is_table("prior")) return check_training(config, observer);
+  return DryRun(config).run(observer);
+}
 
 std::string check_text(const CheckReport& report) {
   const auto padded = [](std::string s, size_t width) {

@@ -10,7 +10,7 @@ namespace scoreprior {
 /// One line of a dry run: a fact, or a test with its verdict.
 struct CheckLine {
   enum class Verdict { kFact, kPassed, kLook, kFailed };
-  std::string part;      ///< "data", "operator", "likelihood", "prior", "cost"
+  std::string part;      ///< "data", "operator", "likelihood", "prior", "network", "cost"
   std::string name;      ///< what was looked at
   std::string measured;  ///< a number or a few words
   std::string text;      ///< limit or meaning
@@ -28,13 +28,19 @@ struct CheckReport {
 ///   data        counts, ranges, sigma and signal-to-noise of every data product; how large the
 ///               model of a plain image is beside them; chi^2 of the truth, where there is one
 ///   operator    the contract of the forward model (check_contract): shapes, batches, linearity,
-///   dot
-///               test, gradient, in float64 and in the run's dtype
+///               dot test, gradient, in float64 and in the run's dtype
 ///   likelihood  finite, batch = stacked singles, gradient against central differences in float64
 ///   prior       the same with one fixed stream of random numbers
-///   cost        seconds of one gradient of each, seconds of 1000, memory at the batch of [infer]
+///   cost        seconds of one gradient of each; time and memory of the whole run, from steps of
+///               one gradient each or, of split_gibbs, from three iterations (see forecast.h)
 ///
-/// Throws like `run` for a configuration or data that `run` would not accept.
+/// and what `train` would do with a configuration that has [training] or [model] and no [prior]:
+///
+///   data        the data set can be read; sizes, range of its pixels
+///   network     parameters; loss and gradient of the first step are finite
+///   cost        seconds of a step, time and memory of the whole training
+///
+/// Throws like `run` or `train` for a configuration or data that these would not accept.
 CheckReport check(const Config& config, Observer& observer);
 
 /// The report as a table, the settings first.

@@ -18,6 +18,7 @@
 #include "scoreprior/infer/inference.h"
 #include "scoreprior/likelihood/likelihood.h"
 #include "scoreprior/nets/score_net.h"
+#include "scoreprior/pipeline/posterior_report.h"
 #include "scoreprior/pipeline/problem.h"
 #include "scoreprior/pipeline/session.h"
 #include "scoreprior/pipeline/simulate.h"
@@ -171,6 +172,7 @@ std::string help_command(const std::string& command) {
     component(root.table("likelihood"), "likelihood", "interferometry");
     component(root.table("forward"), "forward", "identity");
     component(root.table("infer"), "infer", "dpi");
+    root.table("report").read<ReportOptions>();
   } else if (command == "train") {
     component(root.table("data"), "data", "blackhole");
     component(root.table("model").table("net"), "net", "ncsnpp");

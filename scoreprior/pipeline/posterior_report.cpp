@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <cmath>
+#include <cstdio>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +15,7 @@
 #include "scoreprior/io/netcdf.h"
 #include "scoreprior/io/npy.h"
 #include "scoreprior/report/run_report.h"
+#include "scoreprior/report/svg_plot.h"
 #include "scoreprior/stats/draw_summary.h"
 #include "scoreprior/stats/image_metrics.h"
 #include "scoreprior/stats/ring.h"
@@ -53,47 +55,51 @@ struct PosteriorNumbers {
   ChiSquares chi2, chi2_mean;
   std::vector<stats::Ring> rings;
   std::optional<stats::Ring> truth_ring;
-  std::vector<std::pair<std::string, double>> metrics;
+  std::vector<stats::DrawMetric> metrics, naive_metrics;  // the same, in the same order
+  bool aligned = false;                                   // before they were measured
+  double beam_uas = 0;                                    // of the blurred PSNR
   std::vector<double> levels, coverage;
+  std::vector<std::pair<int, double>> covered;  // percent, share of the truth's bright pixels
 };
 
-void measure_against_truth(const Measurement& data, PosteriorNumbers& n) {
-  const at::Tensor truth = data.truth;
-  const at::Tensor mean = n.pixels.mean.unsqueeze(0);
-  const double range = truth.max().item<double>() - std::min(0.0, truth.min().item<double>());
-  const at::Tensor mask = stats::bright_mask(n.pixels.mean, kBrightFraction);
-  n.metrics = {{"PSNR of the mean [dB]", stats::psnr(mean, truth, range).item<double>()},
-               {"SSIM of the mean", stats::ssim(mean, truth, range).item<double>()},
-               {"NXCORR of the mean", stats::nxcorr(mean, truth).item<double>()},
-               {"NRMSE of the mean", stats::nrmse(mean, truth).item<double>()}};
-  if (n.x.size(0) > 1) {  // one image, as of `map`, has no spread to compare
-    for (int k = 1; k <= 19; ++k) n.levels.push_back(0.05 * k);
-    n.coverage = stats::coverage(n.x, truth, n.levels, mask);
-    const auto draw_psnr = stats::psnr(n.x, truth, range);
-    n.metrics.insert(n.metrics.begin() + 1,
-                     {{"PSNR of draws, mean [dB]", draw_psnr.mean().item<double>()},
-                      {"PSNR of draws, sd [dB]", draw_psnr.std().item<double>()}});
-    for (const int percent : {50, 90})
-      n.metrics.emplace_back("pixels of the truth in the central " + std::to_string(percent) + " %",
-                             stats::coverage(n.x, truth, {percent / 100.0}, mask)[0]);
-  }
-  const at::Tensor naive = data.likelihood->naive_image();
-  if (naive.defined() && naive.sizes() == mean.sizes()) {
-    const at::Tensor a = naive.to(at::kCPU, at::kDouble);
-    n.metrics.emplace_back("NXCORR of the naive image", stats::nxcorr(a, truth).item<double>());
-    n.metrics.emplace_back("PSNR of the naive image [dB]",
-                           stats::psnr(a, truth, range).item<double>());
-    n.metrics.emplace_back("SSIM of the naive image", stats::ssim(a, truth, range).item<double>());
-  }
+// One over the longest baseline.
+double nominal_resolution_uas(const VisibilityTable& table) {
+  double longest = 0;
+  for (const VisibilityRow& r : table.rows) longest = std::max(longest, std::hypot(r.u, r.v));
+  return longest > 0 ? 1 / longest / kRadPerUas : 0;
 }
 
-PosteriorNumbers numbers_of(const Draws& draws, const Measurement& data) {
+void measure_against_truth(const Measurement& data, const ReportOptions& options,
+                           PosteriorNumbers& n) {
+  const at::Tensor truth = data.truth;
+  stats::DrawMetricOptions o;
+  o.range = truth.max().item<double>() - std::min(0.0, truth.min().item<double>());
+  if (data.sky) {
+    n.beam_uas = options.beam_uas;
+    if (n.beam_uas == 0 && data.observation.visibilities)
+      n.beam_uas = nominal_resolution_uas(*data.observation.visibilities);
+    o.beam_fwhm_pixels = n.beam_uas * static_cast<double>(n.x.size(3)) / data.sky->fov_uas;
+    o.align = n.aligned = !data.sky->position_known;
+  }
+  n.metrics = stats::draw_metrics(n.x, truth, o);
+  const at::Tensor naive = data.likelihood->naive_image();
+  if (naive.defined() && naive.sizes().slice(1) == truth.sizes())
+    n.naive_metrics = stats::draw_metrics(naive.to(at::kCPU, at::kDouble), truth, o);
+  if (n.x.size(0) < 2) return;  // one image, as of `map`, has no spread to compare
+  const at::Tensor mask = stats::bright_mask(n.pixels.mean, kBrightFraction);
+  for (int k = 1; k <= 19; ++k) n.levels.push_back(0.05 * k);
+  n.coverage = stats::coverage(n.x, truth, n.levels, mask);
+  for (const int percent : {50, 90})
+    n.covered.emplace_back(percent, stats::coverage(n.x, truth, {percent / 100.0}, mask)[0]);
+}
+
+PosteriorNumbers numbers_of(const Draws& draws, const Measurement& data,
+                            const ReportOptions& options) {
   PosteriorNumbers n;
   n.x = finite_draws(draws.x.to(at::kCPU, at::kDouble));
   if (n.x.size(0) < 1) throw DataError("no finite draw; nothing to report");
   n.pixels = stats::summarize_pixels(n.x);
   at::NoGradGuard off;
-  const auto context = data.likelihood->event_shape();
   const at::Tensor typed = n.x.to(draws.x.scalar_type());
   n.chi2 = data.likelihood->chi2(typed);
   n.chi2_mean = data.likelihood->chi2(n.pixels.mean.unsqueeze(0).to(draws.x.scalar_type()));
@@ -102,11 +108,33 @@ PosteriorNumbers numbers_of(const Draws& draws, const Measurement& data) {
     n.rings = stats::measure_rings(n.x, pixel);
     if (data.truth.defined()) n.truth_ring = stats::measure_ring(data.truth[0], pixel);
   }
-  if (data.truth.defined()) measure_against_truth(data, n);
+  if (data.truth.defined()) measure_against_truth(data, options, n);
   return n;
 }
 
 // ------------------------------------------------------------------ summary.json
+
+// "PSNR of the mean [dB]": flat keys, so that a study can read one by its name.
+std::string metric_key(const stats::DrawMetric& m, const std::string& of) {
+  return m.name + " of " + of + (m.unit.empty() ? "" : " [" + m.unit + "]");
+}
+
+Json metrics_json(const PosteriorNumbers& n) {
+  Json j;
+  for (const stats::DrawMetric& m : n.metrics) {
+    j[metric_key(m, "the mean")] = number(m.of_mean);
+    if (n.x.size(0) < 2) continue;
+    j[metric_key(m, "draws, mean")] = number(m.draw_mean);
+    j[metric_key(m, "draws, sd")] = number(m.draw_sd);
+  }
+  for (const auto& [percent, share] : n.covered)
+    j["pixels of the truth in the central " + std::to_string(percent) + " %"] = number(share);
+  for (const stats::DrawMetric& m : n.naive_metrics)
+    j[metric_key(m, "the naive image")] = number(m.of_mean);
+  if (n.beam_uas > 0) j["beam of the blurred PSNR [uas]"] = n.beam_uas;
+  j["images moved to the truth first"] = n.aligned;
+  return j;
+}
 
 Json summary_json(const PosteriorNumbers& n, const Draws& draws, const Measurement& data,
                   const RunFacts& facts) {
@@ -124,7 +152,7 @@ Json summary_json(const PosteriorNumbers& n, const Draws& draws, const Measureme
   for (const auto& [name, v] : n.chi2) j["chi2"][name] = moments(v);
   for (const auto& [name, v] : n.chi2_mean)
     j["chi2"][name]["of_mean_image"] = number(v.item<double>());
-  for (const auto& [name, v] : n.metrics) j["metrics"][name] = number(v);
+  if (!n.metrics.empty()) j["metrics"] = metrics_json(n);
   if (!n.rings.empty())
     for (const double level : {0.68, 0.9})
       for (const auto& [name, i] : stats::ring_intervals(n.rings, level))
@@ -167,6 +195,35 @@ void add_sky(const PosteriorNumbers& n, const Measurement& data, report::RunRepo
   gather("width", "µas", &stats::Ring::width_uas);
   gather("asymmetry", "", &stats::Ring::asymmetry);
   gather("central brightness", "", &stats::Ring::central_brightness);
+}
+
+void add_metrics(const PosteriorNumbers& n, report::RunReport& r) {
+  char beam[32];
+  std::snprintf(beam, sizeof beam, "%.3g", n.beam_uas);
+  for (size_t k = 0; k < n.metrics.size(); ++k) {
+    const stats::DrawMetric& m = n.metrics[k];
+    std::string name = m.name;
+    if (m.name == "blurred PSNR") name = std::string("PSNR under a beam of ") + beam + " µas FWHM";
+    report::TruthMetric row{
+        name + (m.unit.empty() ? "" : " [" + m.unit + "]"), m.per_draw, m.of_mean, {}};
+    if (k < n.naive_metrics.size()) row.naive_image = n.naive_metrics[k].of_mean;
+    r.metrics.push_back(row);
+  }
+  if (r.metrics.empty()) return;
+  r.metrics_note = "PSNR and SSIM take the range of the true pixels.";
+  if (n.aligned)
+    r.metrics_note +=
+        " The data do not know where the source is: every image, the mean too, was first moved by "
+        "the whole number of pixels at which it agrees best with the truth.";
+  if (n.covered.empty()) return;
+  report::Table t;
+  t.title = "Coverage";
+  t.columns = {"Central interval of draws", "True pixels inside"};
+  for (const auto& [percent, share] : n.covered)
+    t.rows.push_back({std::to_string(percent) + " %", report::number_text(100 * share, 3) + " %"});
+  t.note = "Pixels where the mean is above 5 % of its peak";
+  t.note += n.aligned ? ", images as they were drawn." : ".";
+  r.tables.push_back(t);
 }
 
 report::RunReport build_report(const PosteriorNumbers& n, const Draws& draws,
@@ -244,7 +301,7 @@ report::RunReport build_report(const PosteriorNumbers& n, const Draws& draws,
     c.empirical = at::tensor(n.coverage, at::kDouble);
     r.coverage.push_back(c);
   }
-  r.metrics = n.metrics;
+  add_metrics(n, r);
   r.settings = facts.settings;
   return r;
 }
@@ -312,13 +369,23 @@ void write_draws_nc(const PosteriorNumbers& n, const Draws& draws, const Measure
 
 void write_posterior(const Draws& draws, const Measurement& data, const RunFacts& facts,
                      const fs::path& folder, Observer& observer) {
-  const PosteriorNumbers n = numbers_of(draws, data);
+  const PosteriorNumbers n = numbers_of(draws, data, facts.report);
   write_images(n, data, folder);
   write_draws_nc(n, draws, data, facts, folder / "draws.nc");
   const report::RunReport page = build_report(n, draws, data, facts);
   report::write_report(page, folder);
   io::write_text(folder / "summary.json", summary_json(n, draws, data, facts).dump(2) + "\n");
   for (const auto& s : report::verdict(page)) observer.note(s.sentence);
+}
+
+ReportOptions read_report_options(const Config& config, bool sky) {
+  const Config table = config.table("report");
+  const auto options = table.read<ReportOptions>();
+  if (!(options.beam_uas >= 0) || !std::isfinite(options.beam_uas))
+    table.fail("beam_uas", "beam_uas must be a width in micro-arcseconds, or 0");
+  if (options.beam_uas > 0 && !sky)
+    table.fail("beam_uas", "beam_uas is for images of the sky, which these data do not show");
+  return options;
 }
 
 RunFacts read_facts(const fs::path& folder, Summary& inference) {

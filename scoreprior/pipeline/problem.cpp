@@ -128,7 +128,7 @@ Measurement load_measurement(const Config& config, const Shape& shape, const Ses
                     ", the prior for " + to_string(shape));
   if (auto* radio = dynamic_cast<const InterferometryLikelihood*>(m.likelihood.get()))
     m.sky = Sky{radio->grid().pixel_rad / kRadPerUas * static_cast<double>(radio->grid().width),
-                radio->flux_scale()};
+                radio->flux_scale(), radio->position_known()};
   if (m.sky) check_prior_field(config.table("prior"), config.table("likelihood"), m.sky->fov_uas);
   const auto truth = data.get<std::filesystem::path>(
       "truth", {}, "true image of simulated data: FITS, PNG, TIFF or an array");

@@ -24,7 +24,8 @@ struct ImageOptions {
 /// How pixel values of a sky image become Jy/pixel, and how large the sky is.
 struct Sky {
   double fov_uas = 0;
-  double jy_per_unit = 1;  ///< image value x this = Jy/pixel
+  double jy_per_unit = 1;       ///< image value x this = Jy/pixel
+  bool position_known = false;  ///< by the data, as calibrated phases know it
 };
 
 /// The data and their likelihood, from the tables [image], [data], [forward] and [likelihood].

@@ -38,6 +38,7 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   const auto flow_of = config.maybe<std::filesystem::path>("start_from");
   if (flow_of && config.table("infer").get<std::string>("name", "dpi") != "dpi")
     config.fail("start_from", "start_from hands on a flow: it goes with infer.name = \"dpi\" only");
+  const ReportOptions report = read_report_options(config, data.sky.has_value());
   skip_simulation_tables(config);
   config.require_all_used();
   const auto kspace = data.observation.notes.find("kspace");
@@ -61,8 +62,8 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   io::write_npz(folder.file("history.npz"), history_arrays(draws));
   io::write_npy(folder.file("draws.npy"), draws.x);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  const RunFacts facts{title, request.command_line, folder.run_id(), seconds.count(),
-                       config.to_toml()};
+  const RunFacts facts{title,           request.command_line, folder.run_id(),
+                       seconds.count(), config.to_toml(),     report};
   write_posterior(draws, data, facts, folder.path(), observer);
   observer.note("report: " + folder.file("report.html").string());
   return {draws.summary.status, folder.file("report.html")};
@@ -87,6 +88,7 @@ void rebuild_report(const std::filesystem::path& path, Observer& observer) {
       load_measurement(config, {draws.x.size(1), draws.x.size(2), draws.x.size(3)}, session);
   RunFacts facts = read_facts(path, draws.summary);
   facts.title = config.get<std::string>("title", "Posterior inference");
+  facts.report = read_report_options(config, data.sky.has_value());
   facts.settings = config.to_toml();
   write_posterior(draws, data, facts, path, observer);
   observer.note("report: " + (path / "report.html").string());

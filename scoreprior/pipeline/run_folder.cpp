@@ -22,7 +22,11 @@ std::string fnv1a_hex(const std::string& text) {
 }  // namespace
 
 std::string config_hash(const Config& config) {
-  std::istringstream in(config.to_toml());
+  std::string text = config.to_toml();
+  // Cut out whole, so that runs from before there was this table keep their hash.
+  if (const size_t report = text.find("\n[report]\n"); report != std::string::npos)
+    text.erase(report, text.find("\n[", report + 1) - report);
+  std::istringstream in(text);
   std::string line, kept;
   bool execution = false;
   while (std::getline(in, line)) {

@@ -32,7 +32,7 @@ class RunFolder final : public StateStore {
 };
 
 /// Hash of everything that decides a result: the resolved settings without [run] (threads, device,
-/// folders).
+/// folders) and [report].
 std::string config_hash(const Config& config);
 
 }  // namespace scoreprior

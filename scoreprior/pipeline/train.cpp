@@ -24,6 +24,7 @@
 #include "scoreprior/core/errors.h"
 #include "scoreprior/data/dataset.h"
 #include "scoreprior/diffusion/dsm_loss.h"
+#include "scoreprior/diffusion/memory_budget.h"
 #include "scoreprior/diffusion/model_file.h"
 #include "scoreprior/diffusion/optimizer.h"
 #include "scoreprior/diffusion/sampler.h"
@@ -108,6 +109,14 @@ struct TrainingBatch {
   at::Tensor images, noise;
 };
 
+TrainingBatch batch_of_step(TrainingImages& images, const Rng& rng, at::ScalarType dtype,
+                            int64_t step) {
+  TrainingBatch b;
+  b.images = images.at_step(step).to(dtype);
+  b.noise = rng.split("noise").at(step).normal(b.images.sizes(), dtype);
+  return b;
+}
+
 // Draws images and noise a few steps ahead on one thread of its own.
 class Prefetcher {
  public:
@@ -147,9 +156,7 @@ class Prefetcher {
     omp_set_num_threads(1);  // this thread only: the network keeps the cores
     try {
       for (int64_t step = first; step < last; ++step) {
-        TrainingBatch b;
-        b.images = images.at_step(step).to(dtype);
-        b.noise = rng.split("noise").at(step).normal(b.images.sizes(), dtype);
+        TrainingBatch b = batch_of_step(images, rng, dtype, step);
         std::unique_lock<std::mutex> lock(mutex_);
         changed_.wait(lock, [&] { return stop_ || ready_.size() < kAhead; });
         if (stop_) return;
@@ -305,6 +312,7 @@ class Training {
  public:
   Training(const Config& config, const fs::path& folder, Observer& observer);
   Summary run();
+  TrainingTrial trial();
 
  private:
   struct Counters {  // everything besides the optimiser's state that a checkpoint carries
@@ -857,7 +865,58 @@ Summary Training::run() {
   return s;
 }
 
+TrainingTrial Training::trial() {
+  TrainingTrial t;
+  t.options = options_;
+  t.sampler = sampler_;
+  t.data = train_data_->describe();
+  t.range = train_data_->range();
+  t.process = model_->sde().name();
+  t.image_shape = model_->event_shape();
+  t.training_images = train_data_->size();
+  t.validation_images = validation_data_->size();
+  t.parameters = adam_->size();
+  const auto timed = [](const auto& work) {
+    const auto start = Clock::now();
+    work();
+    return seconds_since(start);
+  };
+  const at::Tensor held_out = validation_data_->batch({0}, rng_.split("validation"));
+  t.lowest = held_out.min().item<double>();
+  t.highest = held_out.max().item<double>();
+  constexpr int64_t kSteps = 3;  // the first one also allocates and fills caches
+  observer_.begin("first steps", kSteps, "steps");
+  for (int64_t step = 0; step < kSteps; ++step) {
+    TrainingBatch batch;
+    t.read_seconds = timed([&] { batch = batch_of_step(*images_, rng_, session_.dtype, step); });
+    t.lowest = std::min(t.lowest, batch.images.min().item<double>());
+    t.highest = std::max(t.highest, batch.images.max().item<double>());
+    const auto work = [&] { one_step(batch); };
+    if (step == 1)  // what stands beside the measured time is not part of it
+      t.step_bytes = peak_allocation(work);
+    else
+      t.step_seconds = timed(work);
+    if (step == 0) {
+      t.loss = last_step_loss_;
+      t.grad_norm = counters_.window_count > 0 ? counters_.window_norm : NAN;
+      const int64_t n = std::min<int64_t>(batch.images.size(0), 8);
+      const at::Tensor x = batch.images.narrow(0, 0, n).to(session_.device);
+      const at::Tensor time = at::full({n}, 0.5, x.options());
+      at::NoGradGuard no_grad;
+      model_->score(x, time);
+      t.forward_seconds = timed([&] { model_->score(x, time); }) / static_cast<double>(n);
+    }
+    observer_.step(step + 1, {{"loss", last_step_loss_}});
+  }
+  observer_.end();
+  return t;
+}
+
 }  // namespace
+
+TrainingTrial try_training(const Config& config, Observer& observer) {
+  return Training(config, {}, observer).trial();
+}
 
 Summary train(const Config& config, const fs::path& folder, Observer& observer) {
   return Training(config, folder, observer).run();

@@ -5,7 +5,9 @@
 
 #include "scoreprior/core/config.h"
 #include "scoreprior/core/observer.h"
+#include "scoreprior/core/shape.h"
 #include "scoreprior/core/summary.h"
+#include "scoreprior/diffusion/sampler.h"
 
 namespace scoreprior {
 
@@ -60,5 +62,25 @@ struct TrainingOptions {
 /// skipped_steps, data_wait_share, parameters.
 /// Throws ConfigError, CannotCreateError, DataError (damaged checkpoint), IoError (disk full).
 Summary train(const Config& config, const std::filesystem::path& folder, Observer& observer);
+
+/// What the first steps of a training find and cost.
+struct TrainingTrial {
+  TrainingOptions options;
+  SamplerOptions sampler;
+  std::string data, range, process;  ///< range: unit or centered
+  Shape image_shape;
+  int64_t training_images = 0, validation_images = 0;  ///< of the sets; 0 = made without end
+  double lowest = 0, highest = 0;                      ///< pixel of one batch and of the held-out
+  int64_t parameters = 0;
+  double loss = 0;                            ///< of the first step, mean over the batch
+  double grad_norm = 0;                       ///< of all parameters; NaN when the step was skipped
+  double read_seconds = 0, step_seconds = 0;  ///< of a batch and of an update, after the first
+  double forward_seconds = 0;                 ///< of one image in the network, without gradient
+  double step_bytes = 0;                      ///< in tensors at the peak of an update
+};
+
+/// Three steps of the training `train` would do; writes nothing. Throws like `train` for a
+/// configuration or data that it would not accept.
+TrainingTrial try_training(const Config& config, Observer& observer);
 
 }  // namespace scoreprior

@@ -51,15 +51,6 @@ constexpr std::array<Rgb, 7> kDivergingAnchors{{{14, 54, 105},
 
 }  // namespace
 
-Colormap colormap_named(const std::string& name) {
-  if (name == "gray") return Colormap::kGray;
-  if (name == "afmhot") return Colormap::kAfmhot;
-  if (name == "viridis") return Colormap::kViridis;
-  if (name == "diverging") return Colormap::kDiverging;
-  SP_CHECK(false, "colormap", "expected gray, afmhot, viridis or diverging, got ", name);
-  return Colormap::kGray;
-}
-
 std::array<uint8_t, 3> color_at(Colormap map, double s) {
   if (std::isnan(s)) return kBrokenPixel;
   s = std::clamp(s, 0.0, 1.0);

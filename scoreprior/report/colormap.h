@@ -12,9 +12,6 @@ namespace scoreprior::report {
 
 enum class Colormap { kGray, kAfmhot, kViridis, kDiverging };
 
-/// "gray", "afmhot", "viridis", "diverging". Throws std::invalid_argument for another name.
-Colormap colormap_named(const std::string& name);
-
 /// The colour of s in [0,1] (clamped). afmhot: r = 2s, g = 2s - 1/2, b = 2s - 1. NaN is a mid-blue
 /// that none of the maps for images contains, so that a broken pixel is seen.
 std::array<uint8_t, 3> color_at(Colormap map, double s);

@@ -409,6 +409,47 @@ Table ring_table(const std::vector<Quantity>& ring) {
   return t;
 }
 
+// "27.1 ± 0.6": the mean with as many decimals as show two digits of the spread.
+std::string spread_text(const std::vector<double>& values) {
+  const auto n = static_cast<double>(values.size());
+  double mean = 0, square = 0;
+  for (const double v : values) mean += v / n;
+  for (const double v : values) square += (v - mean) * (v - mean) / (n - 1);
+  const double sd = std::sqrt(square);
+  if (!std::isfinite(mean) || !std::isfinite(sd)) return number_text(mean);
+  const int decimals =
+      sd > 0 ? std::clamp(1 - static_cast<int>(std::floor(std::log10(sd))), 0, 6) : 4;
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f ± %.*f", decimals, mean, decimals, sd);
+  return text;
+}
+
+Table truth_table(const RunReport& report) {
+  Table t;
+  t.title = "Against the truth";
+  bool naive = false;
+  size_t draws = 0;
+  for (const auto& m : report.metrics) {
+    naive = naive || m.naive_image;
+    draws = std::max(draws, to_numbers(m.draws).size());
+  }
+  t.columns = {"Metric", "Mean image"};
+  if (draws > 1) t.columns.push_back("Draws");
+  if (naive) t.columns.push_back("Without inference");
+  for (const auto& m : report.metrics) {
+    std::vector<std::string> row{m.name, number_text(m.mean_image, 4)};
+    const std::vector<double> values = to_numbers(m.draws);
+    if (draws > 1) row.push_back(values.size() > 1 ? spread_text(values) : "");
+    if (naive) row.push_back(m.naive_image ? number_text(*m.naive_image, 4) : "");
+    t.rows.push_back(std::move(row));
+  }
+  if (draws > 1)
+    t.note = "Draws: mean ± standard deviation over all " + std::to_string(draws) +
+             " valid draws, none picked. ";
+  t.note += report.metrics_note;
+  return t;
+}
+
 Table facts_table(const std::vector<std::pair<std::string, std::string>>& facts) {
   Table t;
   for (const auto& [name, value] : facts) t.rows.push_back({name, value});
@@ -665,14 +706,7 @@ void write_report(const RunReport& report, const fs::path& folder) {
 
   if (!report.metrics.empty() || !report.tables.empty() || !report.inference.numbers.empty()) {
     page.section("Numbers").begin_grid(3, 320);
-    if (!report.metrics.empty()) {
-      Table t;
-      t.title = "Against the truth";
-      t.columns = {"Metric", "Value"};
-      for (const auto& [name, value] : report.metrics)
-        t.rows.push_back({name, number_text(value, 4)});
-      page.table(t);
-    }
+    if (!report.metrics.empty()) page.table(truth_table(report));
     for (const auto& t : report.tables) page.table(t);
     if (report.inference_known && !report.inference.numbers.empty()) {
       Table t;

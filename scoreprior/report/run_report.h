@@ -78,6 +78,15 @@ struct Coverage {
   at::Tensor low, high;           ///< [k] expected scatter of a calibrated posterior, or undefined
 };
 
+/// A distance to the truth: of the mean image, of every draw, and of the picture that needs no
+/// inference.
+struct TruthMetric {
+  std::string name;   ///< with unit
+  at::Tensor draws;   ///< [n]; shown as mean and standard deviation. Undefined or 1: left out
+  double mean_image;  ///< of the mean of the draws
+  std::optional<double> naive_image = {};
+};
+
 /// Everything the page of a run shows; plain data, every part may be empty and is then left out.
 struct RunReport {
   std::string title = "Posterior inference", subtitle;
@@ -106,7 +115,8 @@ struct RunReport {
   std::vector<Profile> profiles;
   std::vector<Histogram> histograms;
   std::vector<Coverage> coverage;
-  std::vector<std::pair<std::string, double>> metrics;  ///< against the truth: {"PSNR [dB]", 27.1}
+  std::vector<TruthMetric> metrics;
+  std::string metrics_note;  ///< conventions of the metrics, as sentences
   std::vector<Table> tables;
   std::string settings;  ///< the resolved configuration as TOML
 };

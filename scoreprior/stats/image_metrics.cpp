@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <iomanip>
-#include <sstream>
 #include <utility>
 
 #include "scoreprior/core/errors.h"
@@ -72,22 +70,12 @@ at::Tensor ssim(const at::Tensor& x, const at::Tensor& truth, double range) {
   return map.mean({1, 2, 3});
 }
 
-at::Tensor nxcorr(const at::Tensor& x, const at::Tensor& truth, bool any_shift) {
+at::Tensor nxcorr(const at::Tensor& x, const at::Tensor& truth) {
   auto [a, b] = as_image_pair("nxcorr", x, truth);
   a = a - a.mean({1, 2, 3}, true);
   b = b - b.mean({1, 2, 3}, true);
   const at::Tensor norm = at::sqrt(a.square().sum({1, 2, 3}) * b.square().sum({1, 2, 3}));
-  at::Tensor product;
-  if (any_shift) {
-    // Padding to twice the size turns the FFT's circular correlation into a linear one.
-    const int64_t h = 2 * a.size(2), w = 2 * a.size(3);
-    const at::Tensor fa = at::fft_rfft2(a, at::IntArrayRef({h, w})),
-                     fb = at::fft_rfft2(b, at::IntArrayRef({h, w}));
-    product = at::fft_irfft2(at::conj(fa) * fb, at::IntArrayRef({h, w})).sum(1).flatten(1).amax(1);
-  } else {
-    product = (a * b).sum({1, 2, 3});
-  }
-  return at::where(norm > 0, product / norm, at::zeros_like(norm));
+  return at::where(norm > 0, (a * b).sum({1, 2, 3}) / norm, at::zeros_like(norm));
 }
 
 at::Tensor nrmse(const at::Tensor& x, const at::Tensor& truth) {
@@ -110,40 +98,58 @@ at::Tensor blurred_psnr(const at::Tensor& x, const at::Tensor& truth, double fwh
               gaussian_blur(truth.to(at::kDouble), fwhm_pixels), range);
 }
 
+at::Tensor aligned(const at::Tensor& x, const at::Tensor& truth) {
+  const auto [a, b] = as_image_pair("aligned", x, truth);
+  const int64_t h = a.size(2), w = a.size(3);
+  at::Tensor out = at::zeros_like(a);
+  for (int64_t k = 0; k < a.size(0); ++k) {
+    // Padding to twice the size turns the FFT's circular correlation into a linear one.
+    const Shape padded{2 * h, 2 * w};
+    const at::Tensor product =
+        at::fft_irfft2(at::conj(at::fft_rfft2(a[k], padded)) * at::fft_rfft2(b[k], padded), padded)
+            .sum(0);
+    const int64_t best = product.argmax().item<int64_t>();
+    const int64_t down = (best / (2 * w) + h) % (2 * h) - h,
+                  right = (best % (2 * w) + w) % (2 * w) - w;
+    const int64_t rows = h - std::abs(down), columns = w - std::abs(right);
+    if (rows <= 0 || columns <= 0) continue;  // nothing of it would be left
+    const auto part = [&](const at::Tensor& image, int64_t row, int64_t column) {
+      return image[k].narrow(1, row, rows).narrow(2, column, columns);
+    };
+    part(out, std::max<int64_t>(down, 0), std::max<int64_t>(right, 0))
+        .copy_(part(a, std::max<int64_t>(-down, 0), std::max<int64_t>(-right, 0)));
+  }
+  return out;
+}
+
 std::vector<DrawMetric> draw_metrics(const at::Tensor& draws, const at::Tensor& truth,
                                      const DrawMetricOptions& o) {
   SP_CHECK(draws.dim() == 4 && draws.size(0) > 0 && truth.dim() == 3, "draw_metrics",
            "expected draws [K,C,H,W] and truth [C,H,W], got ", draws.sizes(), " and ",
            truth.sizes());
-  const at::Tensor x = draws.detach().to(at::kDouble), y = truth.detach().to(x.options());
-  const at::Tensor mean = x.mean(0, true);
+  at::Tensor x = draws.detach().to(at::kDouble);
+  const at::Tensor y = truth.detach().to(x.options());
+  at::Tensor mean = x.mean(0, true);
+  if (o.align) mean = aligned(mean, y), x = aligned(x, y);
   std::vector<DrawMetric> out;
-  const auto add = [&](std::string name, const std::function<at::Tensor(const at::Tensor&)>& f) {
-    DrawMetric m{std::move(name), f(mean).item<double>()};
-    m.per_draw = f(x).to(at::kCPU);
+  const auto add = [&](const char* name, const char* unit,
+                       const std::function<at::Tensor(const at::Tensor&)>& f) {
+    DrawMetric m{name, unit, f(mean).item<double>()};
+    std::vector<at::Tensor> parts;  // a few draws at a time: SSIM takes ten times their memory
+    for (const at::Tensor& some : x.split(16)) parts.push_back(f(some));
+    m.per_draw = at::cat(parts).to(at::kCPU);
     m.draw_mean = m.per_draw.mean().item<double>();
     m.draw_sd = x.size(0) > 1 ? m.per_draw.std().item<double>() : 0;
     out.push_back(std::move(m));
   };
-  add("PSNR [dB]", [&](const at::Tensor& a) { return psnr(a, y, o.range); });
-  add("SSIM", [&](const at::Tensor& a) { return ssim(a, y, o.range); });
-  add(o.any_shift ? "NXCORR over shifts" : "NXCORR",
-      [&](const at::Tensor& a) { return nxcorr(a, y, o.any_shift); });
-  add("NRMSE", [&](const at::Tensor& a) { return nrmse(a, y); });
-  if (o.beam_fwhm_pixels > 0) {
-    std::ostringstream name;
-    name << "PSNR with a beam of " << o.beam_fwhm_pixels << " pixels FWHM [dB]";
-    add(name.str(),
+  add("PSNR", "dB", [&](const at::Tensor& a) { return psnr(a, y, o.range); });
+  add("SSIM", "", [&](const at::Tensor& a) { return ssim(a, y, o.range); });
+  add("NXCORR", "", [&](const at::Tensor& a) { return nxcorr(a, y); });
+  add("NRMSE", "", [&](const at::Tensor& a) { return nrmse(a, y); });
+  if (o.beam_fwhm_pixels > 0)
+    add("blurred PSNR", "dB",
         [&](const at::Tensor& a) { return blurred_psnr(a, y, o.beam_fwhm_pixels, o.range); });
-  }
   return out;
-}
-
-std::string to_string(const DrawMetric& m, int digits) {
-  std::ostringstream s;
-  s << std::fixed << std::setprecision(digits) << m.of_mean << " (draws " << m.draw_mean << " +- "
-    << m.draw_sd << ")";
-  return s.str();
 }
 
 }  // namespace scoreprior::stats

@@ -302,12 +302,20 @@ TEST(Visibilities, GaussianCalibrationTakesOffOneSitesGains) {
     EXPECT_NEAR(back.rows[k].sigma, t.rows[k].sigma, 1e-12) << k;
   }
   EXPECT_THROW(calibrate_to_gaussian(corrupted, "LM", flux, fwhm, 1e9), DataError);
+  // The row at 1.4 h lives by the gain of 1.0 h, 0.4 h away; no other row of the site is so far.
+  EXPECT_EQ(calibrate_to_gaussian(corrupted, "LM", flux, fwhm, 2e9, 0.45).rows.size(),
+            t.rows.size());
+  const VisibilityTable near = calibrate_to_gaussian(corrupted, "LM", flux, fwhm, 2e9, 0.35);
+  ASSERT_EQ(near.rows.size(), t.rows.size() - 1);
+  for (const auto& r : near.rows) EXPECT_NE(r.time, 1.4);
   EXPECT_THROW(calibrate_to_gaussian(corrupted, "XX", flux, fwhm), ConfigError);
   VisibilityOptions options;
   options.calibrate_site = "LM";
   EXPECT_THROW(prepare(corrupted, options), ConfigError);  // no flux
   options.calibrate_flux = flux;
   EXPECT_LT(std::abs(prepare(corrupted, options).rows[0].vis - t.rows[0].vis), 1e-12);
+  options.calibrate_gap_hours = 0.35;
+  EXPECT_EQ(prepare(corrupted, options).rows.size(), t.rows.size() - 1);
 }
 
 // Two Gaussians convolve into one whose squared width is the sum.

@@ -326,5 +326,20 @@ TEST(ForwardModels, NewConfigErrors) {
     EXPECT_NE(fails(toml).find(word), std::string::npos) << toml << " -> " << fails(toml);
 }
 
+// Refused before anything is allocated; the message names the key that would help.
+TEST(Radon, MatrixThatWouldNotFitIsRefused) {
+  const auto refusal = [](const std::string& keys, const Shape& shape) {
+    return words([&] { model_of("name = \"radon\"\n" + keys, shape); });
+  };
+  const std::string fine = refusal("detector_spacing = 0.002\n", {1, 64, 64});
+  EXPECT_NE(fine.find("detector_spacing"), std::string::npos) << fine;
+  EXPECT_NE(fine.find("GB of memory"), std::string::npos) << fine;
+  const std::string many = refusal("angles = 20000\n", {1, 64, 64});
+  EXPECT_NE(many.find("fewer angles"), std::string::npos) << many;
+  EXPECT_NE(refusal("angles = 2000000\ndetectors = 100000\n", {1, 4, 4}), "");
+  // Few detectors see few pixels, however fine they are.
+  EXPECT_EQ(refusal("angles = 4\ndetector_spacing = 0.002\ndetectors = 9\n", {1, 64, 64}), "");
+}
+
 }  // namespace
 }  // namespace scoreprior

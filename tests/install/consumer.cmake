@@ -28,9 +28,31 @@ step(${CMAKE_COMMAND} -S ${SOURCE}/examples/02_custom_forward -B ${custom} -G ${
 step(${CMAKE_COMMAND} --build ${custom})
 step(${custom}/contract)
 expect("PASSED")
-file(WRITE ${custom}/mine.toml "[truth]\nname = \"blackhole\"\n[forward]\nname = \"row_means\"\ngain = 2.0\n")
+file(WRITE ${custom}/mine.toml [[
+[truth]
+name = "blackhole"
+image_size = 16
+[forward]
+name = "row_means"
+gain = 2.0
+[likelihood]
+sigma = 0.1
+[data]
+file = "data/observation.npz"
+[image]
+size = 16
+[prior]
+name = "tv"
+[infer]
+name = "map"
+steps = 10
+]])
 step(${custom}/imager simulate ${custom}/mine.toml --out ${custom}/data --quiet)
 if(NOT EXISTS ${custom}/data/observation.npz)
   message(FATAL_ERROR "the custom model was not simulated: ${last}")
 endif()
-message("custom forward model: contract kept, simulated")
+step(${custom}/imager check ${custom}/mine.toml --quiet)
+expect("row_means +\\[16\\] +linear")
+expect("dot test, float64")
+expect(", 0 failed")
+message("custom forward model: contract kept, simulated, checked")

@@ -6,6 +6,7 @@
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/posterior_faces.h"
+#include "scoreprior/io/toml.h"
 #include "scoreprior/likelihood/likelihood.h"
 #include "scoreprior/testing/golden.h"
 
@@ -154,6 +155,49 @@ TEST(Gaussian, Errors) {
   EXPECT_THROW(gaussian(data, context), DataError);
   data.y = at::zeros({17}, at::kDouble);
   EXPECT_THROW(gaussian(data, context), DataError);
+}
+
+// A list has one level for each channel of y, whatever else divides the number of entries.
+TEST(Gaussian, LevelsPerChannel) {
+  const auto table = [](const char* toml) { return io::parse_toml(toml, "noise.toml"); };
+  const auto make = [&](const std::string& forward, const Shape& shape, const char* toml) {
+    LikelihoodContext context{shape, at::kDouble, at::kCPU, io::parse_toml(forward), io::read_npy};
+    Observation data;
+    const auto model =
+        forward_models().make(context.forward, "", {at::kDouble, at::kCPU, io::read_npy, shape});
+    data.y = at::zeros({numel(model->output_shape())}, at::kDouble);
+    return likelihoods().make(table(toml), "gaussian", data, context);
+  };
+  const auto words = [&](const std::string& forward, const Shape& shape, const char* toml) {
+    try {
+      make(forward, shape, toml);
+    } catch (const ConfigError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  const char* two = "\nsigma = [0.1, 0.5]\n";
+  const std::string radon = "name = \"radon\"\nangles = 4\n";
+  const std::string grey = words(radon, {1, 6, 6}, two);
+  EXPECT_NE(grey.find("noise.toml:2"), std::string::npos) << grey;
+  EXPECT_NE(grey.find("2 levels, the measurement has 1 channel"), std::string::npos) << grey;
+  EXPECT_EQ(words(radon, {2, 6, 6}, two), "");
+  for (const std::string forward :
+       {"name = \"identity\"", "name = \"inpainting\"\nmask = \"random\"",
+        "name = \"low_dft\"\nn_freqs = 3", "name = \"mri\"", "name = \"phase_retrieval\""}) {
+    EXPECT_NE(words(forward, {1, 8, 8}, two), "") << forward;
+    EXPECT_EQ(words(forward, {2, 8, 8}, two), "") << forward;
+  }
+  // Coils are the channels of multicoil_mri.
+  EXPECT_EQ(words("name = \"multicoil_mri\"\ncoils = 2", {1, 8, 8}, two), "");
+  EXPECT_NE(words("name = \"multicoil_mri\"\ncoils = 3", {1, 8, 8}, two), "");
+  EXPECT_NE(words("name = \"identity\"", {1, 8, 8}, "sigma = []\n"), "");
+
+  const auto likelihood = make(radon, {2, 6, 6}, two);
+  const at::Tensor sigma =
+      likelihood->simulate(at::zeros({1, 2, 6, 6}, at::kDouble), Rng(1)).sigma.view({-1, 2});
+  EXPECT_TRUE(at::allclose(sigma.select(1, 0), at::full({sigma.size(0)}, 0.1, at::kDouble)));
+  EXPECT_TRUE(at::allclose(sigma.select(1, 1), at::full({sigma.size(0)}, 0.5, at::kDouble)));
 }
 
 TEST(Likelihoods, UnknownNamesGetASuggestion) {

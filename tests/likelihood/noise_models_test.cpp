@@ -113,14 +113,14 @@ TEST(NoiseModels, SigmaOfEachChannel) {
   data.y = at::zeros(forward->output_shape(), at::kDouble);
   const int64_t entries = data.y.numel();
   std::vector<double> levels;
-  for (int j = 0; j < 4; ++j) levels.push_back(1 + j);
+  for (int j = 0; j < 8; ++j) levels.push_back(1 + j);
   const auto mri =
       noise_model("gaussian", data, coils, [&](Config& c) { c.set("sigma", noise_list(levels)); });
   const at::Tensor written =
       mri->simulate(at::zeros({1, 1, 8, 8}, at::kDouble), Rng(0)).sigma.flatten();
   ASSERT_EQ(written.numel(), entries);
   for (int64_t k : {int64_t{0}, int64_t{1}, int64_t{6}, entries - 1})
-    EXPECT_NEAR(written[k].item<double>(), (1 + k % 4) / std::sqrt(2.0), 1e-14);
+    EXPECT_NEAR(written[k].item<double>(), (1 + k % 8) / std::sqrt(2.0), 1e-14);
 }
 
 TEST(NoiseModels, CorrelatedGaussianIsTheFormula) {

@@ -1,16 +1,19 @@
 #include "scoreprior/pipeline/run.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "scoreprior/core/errors.h"
 #include "scoreprior/core/rng.h"
 #include "scoreprior/io/atomic_file.h"
 #include "scoreprior/io/npy.h"
 #include "scoreprior/io/toml.h"
+#include "scoreprior/pipeline/run_folder.h"
 #include "scoreprior/pipeline/simulate.h"
 
 namespace scoreprior {
@@ -34,7 +37,7 @@ class Run : public ::testing::Test {
   std::pair<std::string, std::string> infer(const std::string& method) {
     const Config config =
         io::parse_toml("[data]\nfile = \"" + folder_.string() + "/data/observation.npz\"\n" +
-                       kNoise + "[image]\nsize = 16\n[prior]\nname = \"tv\"\n[infer]\n" + method);
+                       kNoise + kTv + "[infer]\n" + method);
     const RunOutcome outcome = run(config, {folder_ / "run", ""}, quiet_);
     EXPECT_EQ(outcome.report, folder_ / "run" / "report.html");
     return {io::read_text(folder_ / "run" / "report.html"),
@@ -42,6 +45,7 @@ class Run : public ::testing::Test {
   }
 
   static constexpr const char* kNoise = "[likelihood]\nsigma = 0.1\n";
+  static constexpr const char* kTv = "[image]\nsize = 16\n[prior]\nname = \"tv\"\n";
   fs::path folder_;
   Observer quiet_;
 };
@@ -88,6 +92,76 @@ TEST_F(Run, PageCountsAllDraws) {
   EXPECT_NE(page.find("16 of 31 valid draws"), std::string::npos);
   EXPECT_NE(page.find("Draw 1<"), std::string::npos);
   EXPECT_NE(page.find("Draw 30<"), std::string::npos);
+}
+
+nlohmann::json metrics_in(const std::string& summary) {
+  return nlohmann::json::parse(summary)["metrics"];
+}
+
+const char* kFewDraws =
+    "[infer]\nname = \"dpi\"\nsteps = 3\nbatch = 4\nn_draws = 9\n[infer.flow]\nname = "
+    "\"gaussian_diagonal\"\n";
+
+// Every metric of the mean and over all draws; no beam and no shift where there is no sky.
+TEST_F(Run, DrawsAndTheirMeanAreMeasuredAgainstTheTruth) {
+  const auto [page, summary] = infer(std::string(kFewDraws).substr(8));
+  const auto metrics = metrics_in(summary);
+  const std::pair<const char*, const char*> names[] = {
+      {"PSNR", " [dB]"}, {"SSIM", ""}, {"NXCORR", ""}, {"NRMSE", ""}};
+  const at::Tensor truth = io::read_npy(folder_ / "image.npy"),
+                   draws = io::read_npy(folder_ / "run" / "draws.npy").to(at::kDouble);
+  for (const auto& [name, unit] : names)
+    for (const char* of : {"the mean", "draws, mean", "draws, sd", "the naive image"})
+      EXPECT_TRUE(metrics[std::string(name) + " of " + of + unit].is_number()) << name << of;
+  const at::Tensor nrmse = (draws - truth).flatten(1).norm(2, 1) / truth.norm();
+  EXPECT_NEAR(metrics["NRMSE of draws, mean"], nrmse.mean().item<double>(), 1e-9);
+  EXPECT_NEAR(metrics["NRMSE of draws, sd"], nrmse.std().item<double>(), 1e-9);
+  EXPECT_EQ(metrics["images moved to the truth first"], false);
+  EXPECT_FALSE(metrics.contains("beam of the blurred PSNR [uas]"));
+  EXPECT_NE(page.find("over all 9 valid draws, none picked"), std::string::npos);
+  EXPECT_EQ(page.find("under a beam"), std::string::npos);
+  Config beam =
+      io::parse_toml("[data]\nfile = \"" + folder_.string() + "/data/observation.npz\"\n" + kNoise +
+                     kTv + kFewDraws + "[report]\nbeam_uas = 20.0\n");
+  EXPECT_THROW(run(beam, {folder_ / "other", ""}, quiet_), ConfigError);
+}
+
+// Sky images also under a stated beam; moved to the truth where only closures say where they are.
+TEST_F(Run, SkyImagesAreMeasuredUnderABeam) {
+  simulate(io::parse_toml("[truth]\nname = \"blackhole\"\nimage_size = 16\nfov_uas = 128.0\n"
+                          "[observe]\nadvance_seconds = 3600\n"),
+           folder_ / "sky", quiet_);
+  const std::string base = "[data]\nfile = \"" + folder_.string() +
+                           "/sky/observation.uvfits\"\ntruth = \"" + folder_.string() +
+                           "/sky/truth.fits\"\n[likelihood]\nfov_uas = 128.0\n";
+  const auto results = [&](const std::string& name, const std::string& more) {
+    run(io::parse_toml(base + more), {folder_ / name, ""}, quiet_);
+    return std::make_pair(io::read_text(folder_ / name / "report.html"),
+                          metrics_in(io::read_text(folder_ / name / "summary.json")));
+  };
+  const auto [closures, c] = results("closures", std::string(kTv) + kFewDraws);
+  for (const char* of : {"the mean", "draws, mean", "draws, sd"})
+    EXPECT_TRUE(c[std::string("blurred PSNR of ") + of + " [dB]"].is_number()) << of;
+  EXPECT_EQ(c["images moved to the truth first"], true);
+  EXPECT_NE(closures.find("was first moved by the whole number of pixels"), std::string::npos);
+  // The Event Horizon Telescope: one over 7 to 9 Glambda.
+  const double beam = c["beam of the blurred PSNR [uas]"];
+  EXPECT_GT(beam, 22);
+  EXPECT_LT(beam, 30);
+
+  const std::string phases = std::string("vis_weight = 1.0\n") + kTv + kFewDraws;
+  const auto [page, v] = results("phases", phases + "[report]\nbeam_uas = 40.0\n");
+  EXPECT_EQ(v["images moved to the truth first"], false);
+  EXPECT_EQ(page.find("was first moved"), std::string::npos);
+  EXPECT_EQ(v["beam of the blurred PSNR [uas]"], 40.0);
+  EXPECT_NE(page.find("PSNR under a beam of 40 µas FWHM [dB]"), std::string::npos);
+  // How results are looked at is no part of a run's identity.
+  const auto hash = [](const std::string& text) { return config_hash(io::parse_toml(text)); };
+  const std::string beam_table = "[report]\nbeam_uas = 40.0\n";
+  EXPECT_EQ(hash("seed = 1\n" + phases), hash("seed = 1\n" + phases + beam_table));
+  EXPECT_EQ(hash("seed = 1\n[infer]\nsteps = 2\n"),
+            hash("seed = 1\n" + beam_table + "[infer]\nsteps = 2\n"));
+  EXPECT_NE(hash("seed = 1\n[infer]\nsteps = 2\n"), hash("seed = 1\n[infer]\nsteps = 3\n"));
 }
 
 }  // namespace

@@ -54,15 +54,37 @@ TEST(Nxcorr, IsBlindToScaleAndOffset) {
   EXPECT_EQ(r[2].item<double>(), 0);
 }
 
-TEST(Nxcorr, FindsAShift) {
-  at::Tensor a = at::zeros({1, 1, 24, 24}, at::kDouble), b = at::zeros({1, 24, 24}, at::kDouble);
-  const at::Tensor blob = Rng(6).uniform({5, 5}, at::kDouble) + 1;
-  a[0][0].slice(0, 9, 14).slice(1, 8, 13).copy_(blob);
-  b[0].slice(0, 11, 16).slice(1, 10, 15).copy_(blob);
-  EXPECT_LT(nxcorr(a, b).item<double>(), 0.6);
-  // Only the border's mean is lost by a shift of two pixels.
-  EXPECT_NEAR(nxcorr(a, b, true).item<double>(), 1, 0.02);
-  EXPECT_NEAR(nxcorr(a, a, true).item<double>(), 1, 1e-12);
+// Every image is moved by its own shift; pixels that move in are dark.
+TEST(Aligned, FindsShifts) {
+  const at::Tensor blob = Rng(6).uniform({5, 4}, at::kDouble) + 1;
+  const auto with_blob = [&](int64_t row, int64_t column) {
+    at::Tensor a = at::zeros({1, 24, 21}, at::kDouble);
+    a[0].narrow(0, row, 5).narrow(1, column, 4).copy_(blob);
+    return a;
+  };
+  const at::Tensor truth = with_blob(11, 10);
+  const at::Tensor x =
+      at::stack({with_blob(9, 8), with_blob(19, 17), with_blob(0, 12), truth, 0 * truth});
+  const at::Tensor moved = aligned(x, truth);
+  for (int64_t k = 0; k < 4; ++k) EXPECT_TRUE(at::equal(moved[k], truth)) << k;
+  EXPECT_TRUE(at::equal(moved[4], x[4]));
+  EXPECT_LT(nxcorr(x, truth)[0].item<double>(), 0.6);
+
+  // What is moved out at the border is lost.
+  const at::Tensor noise = Rng(7).normal({1, 1, 16, 17}, at::kDouble);
+  const at::Tensor cut = aligned(noise, at::roll(noise[0], {-2, 3}, {1, 2}).contiguous())[0][0];
+  EXPECT_TRUE(at::equal(cut.slice(0, 0, 14).slice(1, 3), noise[0][0].slice(0, 2).slice(1, 0, 14)));
+  EXPECT_EQ(cut.slice(0, 14).abs().max().item<double>(), 0);
+  EXPECT_EQ(cut.slice(1, 0, 3).abs().max().item<double>(), 0);
+
+  DrawMetricOptions options;
+  for (const bool align : {false, true}) {
+    options.align = align;
+    const auto metrics = draw_metrics(x.narrow(0, 0, 3), truth, options);
+    EXPECT_EQ(metrics[2].name, "NXCORR");
+    EXPECT_EQ(metrics[2].draw_mean > 1 - 1e-12, align);
+    EXPECT_EQ(metrics[3].draw_mean == 0, align);
+  }
 }
 
 TEST(Nrmse, ClosedForm) {
@@ -113,13 +135,13 @@ TEST(ImageMetrics, DrawsAndTheirMean) {
   EXPECT_NEAR(metrics[0].of_mean, 20 + 10 * std::log10(16.0), 0.4);
   EXPECT_EQ(metrics[0].per_draw.size(0), draws);
   EXPECT_NEAR(metrics[3].draw_mean, s / std::sqrt(1.0 / 3), 0.01);
-  EXPECT_EQ(metrics[4].name, "PSNR with a beam of 3.5 pixels FWHM [dB]");
+  EXPECT_EQ(metrics[4].name, "blurred PSNR");
+  EXPECT_EQ(metrics[4].unit, "dB");
   EXPECT_GT(metrics[4].draw_mean, metrics[0].draw_mean);
   const auto one = draw_metrics(x.narrow(0, 0, 1), truth);
   ASSERT_EQ(one.size(), 4u);
   EXPECT_EQ(one[0].draw_sd, 0);
   EXPECT_EQ(one[0].of_mean, one[0].draw_mean);
-  EXPECT_EQ(to_string(DrawMetric{"a", 23.125, 21.4, 0.55}, 1), "23.1 (draws 21.4 +- 0.6)");
   EXPECT_THROW(draw_metrics(truth, truth), std::invalid_argument);
 }
 
