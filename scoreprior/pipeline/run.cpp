@@ -22,6 +22,13 @@ io::Arrays history_arrays(const Draws& draws) {
   return a;
 }
 
+std::string sentence(const Summary& s) {
+  std::string all =
+      "the inference ended as \"" + std::string(to_string(s.status)) + "\": " + s.message;
+  for (const auto& warning : s.warnings) all += "; " + warning;
+  return all;
+}
+
 }  // namespace
 
 RunOutcome run(const Config& config, const RunRequest& request, Observer& observer) {
@@ -40,14 +47,17 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   if (folder.finished()) {
     observer.note(folder.path().string() + " is finished; its report is " +
                   folder.file("report.html").string());
-    return {Status::kConverged, folder.file("report.html")};
+    Summary before;
+    read_facts(folder.path(), before);
+    return {before.status, folder.file("report.html"), sentence(before)};
   }
-  const Draws draws = method->run({*prior, *data.likelihood}, rng.split("infer"), observer, folder);
+  Draws draws = method->run({*prior, *data.likelihood}, rng.split("infer"), observer, folder);
   if (draws.summary.status == Status::kInterrupted) {
     observer.note("stopped; the same command goes on from the checkpoint in " +
                   folder.path().string());
     return {Status::kInterrupted, {}};
   }
+  add_diagnostics("prior", *prior, draws.summary);
   io::write_npz(folder.file("history.npz"), history_arrays(draws));
   io::write_npy(folder.file("draws.npy"), draws.x);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
@@ -55,7 +65,7 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
                        config.to_toml()};
   write_posterior(draws, data, facts, folder.path(), observer);
   observer.note("report: " + folder.file("report.html").string());
-  return {draws.summary.status, folder.file("report.html")};
+  return {draws.summary.status, folder.file("report.html"), sentence(draws.summary)};
 }
 
 void rebuild_report(const std::filesystem::path& path, Observer& observer) {
