@@ -313,8 +313,9 @@ class FlowSolver {
     flow.summary.numbers["failed"] = static_cast<double>(failed);
     if (flow.failure.empty()) flow.failure = "log p is not finite";
     if (flow.summary.status == Status::kConverged) flow.summary.status = Status::kDiverged;
-    for (at::Tensor* t : {&flow.log_prob, &flow.standard_error, &flow.solver_error})
-      *t = mark_failed(*t, flow.status);
+    for (at::Tensor* t :
+         {&flow.log_prob, &flow.latent, &flow.grad, &flow.standard_error, &flow.solver_error})
+      if (t->defined()) *t = mark_failed(*t, flow.status);
   }
 
   at::Tensor checkpointed(const ScoreDivergence& divergence, const ode::Solution& s,

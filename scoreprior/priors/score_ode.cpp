@@ -97,9 +97,10 @@ class ScoreOde final : public detail::ScorePrior {
     const double images = static_cast<double>(std::max<int64_t>(e.images, 1));
     for (const char* name : {"forwards", "vjps", "second_order"})
       e.means[name] = flow.summary.numbers.at(name);
-    for (const char* name : {"grad_failed", "gradient_unchecked"})
-      if (const auto n = flow.summary.numbers.find(name); n != flow.summary.numbers.end())
-        e.means[name] = n->second / images;
+    for (const char* name : {"grad_failed", "gradient_unchecked"}) {
+      const auto n = flow.summary.numbers.find(name);
+      e.means[name] = n == flow.summary.numbers.end() ? 0.0 : n->second / images;
+    }
     log().add(e);
     return flow;
   }

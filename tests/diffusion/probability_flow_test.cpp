@@ -655,7 +655,10 @@ TEST(ProbabilityFlow, FailureIsSaidAndMarked) {
   o.trace = "exact";
   at::Tensor x = points(2);
   x[1].fill_(1e200);
-  const ProbabilityFlow far = probability_flow_log_prob(*model, o, x, {}, false);
+  const ProbabilityFlow far = probability_flow_log_prob(*model, o, x, {}, true);
+  EXPECT_TRUE(at::isnan(far.grad[1]).all().item<bool>());
+  EXPECT_TRUE(at::isnan(far.latent[1]).all().item<bool>());
+  EXPECT_TRUE(at::isfinite(far.grad[0]).all().item<bool>());
   EXPECT_EQ(far.status[0], Status::kConverged);
   EXPECT_EQ(far.status[1], Status::kDiverged);
   EXPECT_TRUE(at::isnan(far.log_prob[1]).item<bool>());
