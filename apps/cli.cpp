@@ -79,6 +79,9 @@ void run_eval(const CommonArguments& common, const std::string& component,
   const Session session = make_session(common.device, common.dtype);
   request.dtype = session.dtype;
   request.device = session.device;
+  request.note = [](const std::string& sentence) {
+    std::cerr << "scoreprior: " << sentence << std::endl;
+  };
   for (const auto& a : in) {
     const auto [name, file] = split_assignment(a);
     request.in[name] = io::read_npy(file);
@@ -91,6 +94,13 @@ void run_eval(const CommonArguments& common, const std::string& component,
   }
   const io::Arrays results = evaluate(component, request);
   for (const auto& [name, file] : files) io::write_npy(file, results.at(name));
+}
+
+// A run without a result is an error after everything was written, so that scripts notice.
+int code_of(const RunOutcome& o) {
+  if (o.status == Status::kInterrupted) return kInterrupted;
+  if (o.status == Status::kDiverged || o.status == Status::kFailed) throw DataError(o.message);
+  return 0;
 }
 
 // The first line of a message: libtorch appends a stack trace.
@@ -123,8 +133,7 @@ int dispatch(CLI::App& app, int argc, char** argv) {
   run_app->callback([&] {
     action = [&] {
       auto observer = progress();
-      const RunOutcome o = run(common.read(), {common.folder(), common.command_line}, *observer);
-      return o.status == Status::kInterrupted ? kInterrupted : 0;
+      return code_of(run(common.read(), {common.folder(), common.command_line}, *observer));
     };
   });
 
@@ -223,7 +232,9 @@ int dispatch(CLI::App& app, int argc, char** argv) {
                         make_session(whole.table("run")), *observer);
       if (!common.out.empty()) io::write_npz(common.out, logp_arrays(r));
       std::cout << (density_json ? logp_json(r) : logp_text(r)) << std::flush;
-      return r.interrupted ? kInterrupted : 0;
+      if (r.interrupted) return kInterrupted;
+      if (const std::string failure = logp_failure(r); !failure.empty()) throw DataError(failure);
+      return 0;
     };
   });
 
@@ -300,10 +311,9 @@ int dispatch(CLI::App& app, int argc, char** argv) {
   demo_app->callback([&] {
     action = [&] {
       auto observer = progress();
-      const RunOutcome o = demo(
+      return code_of(demo(
           demo_name, common.out, common.command_line,
-          [&](Config c) { return common.with_overrides(std::move(c)); }, *observer);
-      return o.status == Status::kInterrupted ? kInterrupted : 0;
+          [&](Config c) { return common.with_overrides(std::move(c)); }, *observer));
     };
   });
 

@@ -2,8 +2,8 @@
 /// Mistakes are exceptions, numerical outcomes are values (see summary.h).
 ///
 /// An Error carries the exit code of the program, after BSD sysexits:
-///   64 usage, 65 bad data, 66 missing input, 70 internal, 73 cannot create, 74 I/O, 78
-///   configuration.
+///   64 usage, 65 bad data (also data for which the computation found no result), 66 missing input,
+///   70 internal, 73 cannot create, 74 I/O, 78 configuration.
 /// API misuse by C++ callers is std::invalid_argument, raised by SP_CHECK.
 
 #include <sstream>

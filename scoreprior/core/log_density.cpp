@@ -19,4 +19,10 @@ std::vector<std::pair<std::string, at::Tensor>> LogDensity::terms(const at::Tens
   return {{"log_prob", log_prob(x, rng)}};
 }
 
+void add_diagnostics(const std::string& name, const LogDensity& density, Summary& summary) {
+  const Summary found = density.diagnostics();
+  for (const auto& [key, value] : found.numbers) summary.numbers[name + "." + key] = value;
+  for (const auto& warning : found.warnings) summary.warnings.push_back(name + ": " + warning);
+}
+
 }  // namespace scoreprior

@@ -7,6 +7,7 @@
 
 #include "scoreprior/core/rng.h"
 #include "scoreprior/core/shape.h"
+#include "scoreprior/core/summary.h"
 
 namespace scoreprior {
 
@@ -32,6 +33,15 @@ class LogDensity {
   /// weighted sum is log_prob. Default: {{"log_prob", log_prob(x)}}.
   virtual std::vector<std::pair<std::string, at::Tensor>> terms(const at::Tensor& x,
                                                                 const Rng& rng) const;
+
+  /// What the evaluations of this object so far cost and how they ended: the worst status, numbers
+  /// and warnings; no message. Of an estimator that cannot fail and costs nothing worth counting:
+  /// nothing. Thread-safe.
+  virtual Summary diagnostics() const { return {Status::kConverged, "", {}, {}}; }
 };
+
+/// Adds a density's diagnostics to a summary: its numbers as NAME.number, its warnings as "NAME:
+/// warning". The summary's own status stays.
+void add_diagnostics(const std::string& name, const LogDensity& density, Summary& summary);
 
 }  // namespace scoreprior

@@ -1,6 +1,7 @@
 #pragma once
 #include <map>
 #include <string>
+#include <vector>
 
 namespace scoreprior {
 
@@ -28,6 +29,8 @@ struct Summary {
   std::string message = "the computation was not run";
   /// Named facts: "steps", "nfe", "seconds", "invalid_draws", "nonfinite_densities", ...
   std::map<std::string, double> numbers;
+  /// What a reader must know beside the status: one sentence each.
+  std::vector<std::string> warnings = {};
 };
 
 }  // namespace scoreprior

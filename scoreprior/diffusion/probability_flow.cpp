@@ -120,8 +120,12 @@ struct ProbeSet {
 
 struct FlowRun {
   ProbabilityFlow flow;
-  std::vector<int64_t> value_evaluations, grad_evaluations;
+  std::vector<int64_t> grad_evaluations;
 };
+
+void add_to(std::vector<int64_t>& sum, const std::vector<int64_t>& more) {
+  for (size_t b = 0; b < more.size(); ++b) sum[b] += more[b];
+}
 
 // The images of one chunk.
 class FlowSolver {
@@ -166,33 +170,27 @@ class FlowSolver {
       if (with_grad && o_.adjoint == "checkpoint") flow.grad = checkpointed(divergence, s, out);
       if (with_grad && o_.adjoint == "backsolve") flow.grad = backsolve(divergence, s, out);
     }
-    out.value_evaluations = s.evaluations;
+    flow.status = s.status;
+    flow.evaluations = s.evaluations;
+    add_to(flow.evaluations, out.grad_evaluations);
     errors(divergence, s, flow);
-    if (with_grad && o_.check_gradient) {
-      FlowRun other;
-      if (o_.adjoint == "backsolve") {
-        other.flow.grad = checkpointed(divergence, s, other);
-      } else {
-        other.flow.grad = backsolve(divergence, s, other);
-      }
-      const at::Tensor apart =
-          (flow.grad - other.flow.grad).flatten(1).norm(2, 1) / flow.grad.flatten(1).norm(2, 1);
-      flow.summary.numbers["gradient_difference"] = apart.max().item<double>();
-    }
+    add_to(flow.evaluations, flow.second_evaluations);
+    if (with_grad && o_.check_gradient) compare_gradients(divergence, s, flow);
     flow.summary.numbers["forwards"] = static_cast<double>(divergence.work().forwards);
     flow.summary.numbers["vjps"] = static_cast<double>(divergence.work().vjps);
     flow.summary.numbers["second_order"] = static_cast<double>(divergence.work().second_order);
-    for (const auto& [name, error] : {std::make_pair("standard_error", flow.standard_error),
-                                      std::make_pair("solver_error", flow.solver_error)}) {
+    for (const auto& [name, error] :
+         {std::make_pair("standard_error", flow.standard_error),
+          std::make_pair("solver_error", flow.solver_error),
+          std::make_pair("gradient_difference", flow.gradient_difference)}) {
+      if (!error.defined()) continue;
       const at::Tensor known = error.masked_select(at::isfinite(error));
       if (known.numel() > 0) flow.summary.numbers[name] = known.max().item<double>();
     }
     for (at::Tensor* t :
          {&flow.log_prob, &flow.latent, &flow.grad, &flow.standard_error, &flow.solver_error})
       if (t->defined()) *t = t->to(x_.scalar_type());
-    flow.evaluations = out.value_evaluations;
-    for (size_t b = 0; b < out.grad_evaluations.size(); ++b)
-      flow.evaluations[b] += out.grad_evaluations[b];
+    check_finite(s, flow);
     return out;
   }
 
@@ -203,6 +201,9 @@ class FlowSolver {
     p.rounding = x_.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon()
                                                  : double{std::numeric_limits<float>::epsilon()};
     p.stops = equation_->stops();
+    p.said_time = [this](double tau) {
+      return equation_->at(at::full({1}, tau, at::kDouble)).t.item<double>();
+    };
     if (o.steps > 0) {
       p.grid = equation_->grid(o.steps);
       if (backward) std::reverse(p.grid.begin(), p.grid.end());
@@ -265,16 +266,56 @@ class FlowSolver {
       const at::Tensor end = end_cotangent(s.y[0].detach());
       flow.solver_error =
           mark_failed((s.embedded[1] + sum_event(end * s.embedded[0])).abs(), s.status);
-    } else if (o_.solver_error == "second") {
+    } else if (o_.solver_error == "second" && o_.steps != 1) {  // there is no half of one step
       ProbabilityFlowOptions loose = o_;
       loose.rtol *= kLooser;
       loose.atol *= kLooser;
-      loose.steps = o_.steps > 0 ? std::max<int64_t>(1, o_.steps / 2) : 0;
+      loose.steps = o_.steps / 2;
       const at::NoGradGuard off;
       const ode::Solution other = solve(divergence, loose, false, false, x_);
       flow.solver_error = mark_failed((flow.log_prob - log_density(other.y)).abs(), other.status);
+      flow.second_evaluations = other.evaluations;
       flow.summary.numbers["second_nfe"] = other.summary.numbers.at("nfe");
     }
+  }
+
+  // The gradient the other way. An image counts that has both.
+  void compare_gradients(const ScoreDivergence& divergence, const ode::Solution& s,
+                         ProbabilityFlow& flow) const {
+    FlowRun other;
+    const at::Tensor second = o_.adjoint == "backsolve" ? checkpointed(divergence, s, other)
+                                                        : backsolve(divergence, s, other);
+    add_to(flow.evaluations, other.grad_evaluations);
+    const auto norm = [](const at::Tensor& g) { return g.flatten(1).norm(2, 1); };
+    const at::Tensor apart = norm(flow.grad - second), size = norm(flow.grad);
+    flow.gradient_difference = at::where(apart == 0, apart, apart / size);
+    flow.summary.numbers["gradient_unchecked"] =
+        at::isfinite(size).logical_and(at::isfinite(apart).logical_not()).sum().item<double>();
+  }
+
+  // A solver may arrive at a number that the dtype, or the prior at t = 1, takes for infinite.
+  static void check_finite(const ode::Solution& s, ProbabilityFlow& flow) {
+    flow.failure = s.failure;
+    const at::Tensor good = at::isfinite(flow.log_prob).to(at::kCPU, at::kLong).contiguous();
+    if (flow.grad.defined()) {
+      const at::Tensor lost =
+          at::isfinite(flow.log_prob)
+              .logical_and(at::isfinite(flow.grad).flatten(1).all(1).logical_not());
+      flow.summary.numbers["grad_failed"] = lost.sum().item<double>();
+    }
+    int64_t failed = 0;
+    for (int64_t b = 0; b < good.numel(); ++b) {
+      if (good.data_ptr<int64_t>()[b]) continue;
+      ++failed;
+      if (flow.status[b] == Status::kConverged) flow.status[b] = Status::kDiverged;
+    }
+    if (failed == 0) return;
+    flow.summary.numbers["failed"] = static_cast<double>(failed);
+    if (flow.failure.empty()) flow.failure = "log p is not finite";
+    if (flow.summary.status == Status::kConverged) flow.summary.status = Status::kDiverged;
+    for (at::Tensor* t :
+         {&flow.log_prob, &flow.latent, &flow.grad, &flow.standard_error, &flow.solver_error})
+      if (t->defined()) *t = mark_failed(*t, flow.status);
   }
 
   at::Tensor checkpointed(const ScoreDivergence& divergence, const ode::Solution& s,
@@ -350,12 +391,17 @@ void append(ProbabilityFlow& all, const ProbabilityFlow& part, double images, do
   join(all.grad, part.grad);
   join(all.standard_error, part.standard_error);
   join(all.solver_error, part.solver_error);
-  all.evaluations.insert(all.evaluations.end(), part.evaluations.begin(), part.evaluations.end());
+  join(all.gradient_difference, part.gradient_difference);
+  const auto extend = [](auto& a, const auto& b) { a.insert(a.end(), b.begin(), b.end()); };
+  extend(all.evaluations, part.evaluations);
+  extend(all.second_evaluations, part.second_evaluations);
+  extend(all.status, part.status);
   if (first ||
       (part.summary.status != Status::kConverged &&
        (all.summary.status == Status::kConverged || part.summary.status > all.summary.status))) {
     all.summary.status = part.summary.status;
     all.summary.message = part.summary.message;
+    all.failure = part.failure;
   }
   for (const auto& [name, value] : part.summary.numbers) {
     double& sum = all.summary.numbers[name];
@@ -363,7 +409,8 @@ void append(ProbabilityFlow& all, const ProbabilityFlow& part, double images, do
       sum += value / total;
     else if (name == "accepted" || name == "rejected")
       sum += value * images / total;
-    else if (name == "calls")
+    else if (name == "calls" || name == "failed" || name == "grad_failed" ||
+             name == "gradient_unchecked")
       sum += value;
     else
       sum = std::max(sum, value);
@@ -440,14 +487,27 @@ bool out_of_memory(const std::exception& e) {
 }  // namespace
 
 void check_options(const Config& config, const ProbabilityFlowOptions& o) {
+  check_value_options(config, o);
+  config.one_of("adjoint", o.adjoint, {"checkpoint", "direct", "backsolve"});
+  if (!(o.gradient_tolerance > 0))
+    config.fail("gradient_tolerance", "gradient_tolerance must be positive");
+}
+
+void check_value_options(const Config& config, const ProbabilityFlowOptions& o) {
   if (!(o.t0 > 0 && o.t0 < 1)) config.fail("t0", "t0 must lie between 0 and 1");
   config.one_of("trace", o.trace, {"exact", "hutchinson"});
   config.one_of("probe_law", o.probe_law, {"rademacher", "gaussian"});
   config.one_of("variable", o.variable, {"log_snr", "time"});
-  config.one_of("adjoint", o.adjoint, {"checkpoint", "direct", "backsolve"});
   config.one_of("solver_error", o.solver_error, {"embedded", "second", "none"});
-  config.one_of("solver", o.solver,
-                o.steps > 0 ? ode::solver_names() : ode::adaptive_solver_names());
+  const auto solvers = ode::adaptive_solver_names();
+  config.one_of("solver", o.solver, ode::solver_names());
+  if (o.steps == 0 && std::find(solvers.begin(), solvers.end(), o.solver) == solvers.end()) {
+    std::string others;
+    for (const auto& name : solvers) others += (others.empty() ? "" : " | ") + name;
+    config.fail("solver", "the solver " + o.solver +
+                              " has no error estimate: it needs steps > 0; without, one of " +
+                              others);
+  }
   if (o.variable == "time" && o.solver.rfind("exp", 0) == 0)
     config.fail("variable", "the exp solvers need variable = \"log_snr\"");
   if (!(o.data_std >= 0)) config.fail("data_std", "data_std must not be negative");
@@ -456,8 +516,6 @@ void check_options(const Config& config, const ProbabilityFlowOptions& o) {
   if (o.n_probes < 1) config.fail("n_probes", "n_probes must be at least 1");
   if (o.colours < 1 || o.n_probes % o.colours != 0)
     config.fail("colours", "colours must be at least 1 and divide n_probes");
-  if (!(o.gradient_tolerance > 0))
-    config.fail("gradient_tolerance", "gradient_tolerance must be positive");
   if (o.steps < 0) config.fail("steps", "steps must not be negative");
   if (o.max_steps < 1) config.fail("max_steps", "max_steps must be at least 1");
   if (o.max_nfe < 0) config.fail("max_nfe", "max_nfe must not be negative");
@@ -530,19 +588,26 @@ ProbabilityFlow probability_flow_log_prob(const ScoreModel& model,
   all.summary.numbers["pieces"] = static_cast<double>(pieces);
   all.summary.numbers["piece_images"] = static_cast<double>(chunk);
   all.summary.numbers["piece_rows"] = static_cast<double>(piece.rows);
-  if (piece.limited) {
-    std::ostringstream m;
-    m << "; computed in " << pieces << (pieces == 1 ? " piece" : " pieces") << " of up to " << chunk
-      << (chunk == 1 ? " image" : " images") << " to fit into the memory (max_memory_mib)";
-    all.summary.message += m.str();
-  }
-  const auto apart = all.summary.numbers.find("gradient_difference");
-  if (apart != all.summary.numbers.end() && !(apart->second <= o.gradient_tolerance)) {
-    std::ostringstream m;
-    m << "; warning: two gradients differ by " << apart->second << " (gradient_tolerance "
-      << o.gradient_tolerance << "): tighten rtol and atol or take more steps";
-    all.summary.message += m.str();
-  }
+  if (!all.failure.empty())
+    all.summary.message = detail::concat(all.failure, " in ", all.summary.numbers.at("failed"),
+                                         " of ", batch, " images");
+  if (piece.limited)
+    all.summary.message += detail::concat(
+        "; computed in ", pieces, pieces == 1 ? " piece" : " pieces", " of up to ", chunk,
+        chunk == 1 ? " image" : " images", " to fit into the memory (max_memory_mib)");
+  const auto& numbers = all.summary.numbers;
+  const auto apart = numbers.find("gradient_difference"), lost = numbers.find("gradient_unchecked"),
+             without = numbers.find("grad_failed");
+  if (without != numbers.end() && without->second > 0)
+    all.summary.warnings.push_back(detail::concat("the gradient did not arrive in ",
+                                                  without->second, " of ", batch, " images"));
+  if (apart != numbers.end() && !(apart->second <= o.gradient_tolerance))
+    all.summary.warnings.push_back(detail::concat("two gradients differ by ", apart->second,
+                                                  " (gradient_tolerance ", o.gradient_tolerance,
+                                                  "): tighten rtol and atol or take more steps"));
+  if (lost != numbers.end() && lost->second > 0)
+    all.summary.warnings.push_back(detail::concat("the second gradient did not arrive in ",
+                                                  lost->second, " of ", batch, " images"));
   return all;
 }
 

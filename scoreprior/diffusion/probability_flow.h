@@ -54,6 +54,12 @@ struct ProbabilityFlowOptions {
   double max_memory_mib = 0;
   template <class F>
   void fields(F&& f) {
+    value_fields(f);
+    gradient_fields(f);
+  }
+  /// What the value depends on.
+  template <class F>
+  void value_fields(F&& f) {
     f("t0", t0, "smallest diffusion time");
     f("trace", trace, "exact | hutchinson");
     f("n_probes", n_probes, "hutchinson: probes (vector-Jacobian products)");
@@ -69,22 +75,27 @@ struct ProbabilityFlowOptions {
     f("steps", steps, "number of fixed steps; 0 = steps from the error estimate");
     f("max_steps", max_steps, "most steps an image may try");
     f("max_nfe", max_nfe, "most evaluations of an image's value; 0 = no limit");
-    f("adjoint", adjoint,
-      "gradient: checkpoint (through the steps, one evaluation at a time) | direct (through all "
-      "at once) | backsolve (adjoint ODE, constant memory)");
-    f("seminorm", seminorm, "backsolve: no error control of what does not feed back");
-    f("check_gradient", check_gradient, "compute the gradient a second way and compare");
-    f("gradient_tolerance", gradient_tolerance, "relative difference that check_gradient allows");
     f("solver_error", solver_error,
       "embedded (free, of the steps) | second (a second, looser solution) | none");
     f("max_batch", max_batch, "most network rows in one call");
     f("max_memory_mib", max_memory_mib,
       "memory the images of a piece may take together; 0 = half of what is free [MiB]");
   }
+  template <class F>
+  void gradient_fields(F&& f) {
+    f("adjoint", adjoint,
+      "gradient: checkpoint (through the steps, one evaluation at a time) | direct (through all "
+      "at once) | backsolve (adjoint ODE, constant memory)");
+    f("seminorm", seminorm, "backsolve: no error control of what does not feed back");
+    f("check_gradient", check_gradient, "compute the gradient a second way and compare");
+    f("gradient_tolerance", gradient_tolerance, "relative difference that check_gradient allows");
+  }
 };
 
 /// ConfigError at the key of a value that cannot be.
 void check_options(const Config& config, const ProbabilityFlowOptions& options);
+/// Of value_fields alone.
+void check_value_options(const Config& config, const ProbabilityFlowOptions& options);
 
 struct ProbabilityFlow {
   at::Tensor log_prob;        ///< [B]
@@ -93,19 +104,28 @@ struct ProbabilityFlow {
   at::Tensor standard_error;  ///< [B] of log_prob over the n_probes/colours estimates; 0 for the
                               ///< exact trace, NaN where one estimate cannot tell
   /// [B] estimate of |log_prob - log_prob at zero step size|, probes fixed. second: difference to
-  /// a solution with ten times the tolerance (or half the steps), about the error of that one and
-  /// so an upper estimate. embedded: size of the summed embedded differences of the steps in the
-  /// volume and, through grad log prior, the latent: the lower-order method's error without its
-  /// propagation. NaN where the method has no estimate.
+  /// a solution with ten times the tolerance (or half the steps; NaN for a single one), about the
+  /// error of that one and so an upper estimate. embedded: size of the summed embedded differences
+  /// of the steps in the volume and, through grad log prior, the latent: the lower-order method's
+  /// error without its propagation. NaN where the method has no estimate.
   at::Tensor solver_error;
-  std::vector<int64_t> evaluations;  ///< [B] right-hand sides of each image, gradient included
+  /// [B] |g - g2| / |g| of the gradient and the one check_gradient computes the other way, NaN for
+  /// an image that has not both; undefined unless asked for.
+  at::Tensor gradient_difference;
+  std::vector<int64_t> evaluations;  ///< [B] right-hand sides of each image: value, gradient,
+                                     ///< second solution and second gradient
+  std::vector<int64_t> second_evaluations;  ///< [B] those of the second solution among them
+  std::vector<Status> status;               ///< [B] of the value
+  /// Worst status and its sentence, with the number of images that have no value. A gradient
+  /// difference beyond the tolerance is a warning, pieces that the memory asked for add a sentence.
   /// numbers: nfe (worst image's right-hand sides for the value), grad_nfe (of those again for the
-  /// gradient), forwards, vjps, second_order (network rows per image, means), record_bytes,
-  /// standard_error, solver_error (largest of the images that have one), gradient_difference
-  /// (check_gradient), pieces the batch was computed in, piece_images, piece_rows (of a network
-  /// call). A gradient difference beyond the tolerance adds a warning to the message, pieces that
-  /// the memory asked for add a sentence.
+  /// gradient), second_nfe, forwards, vjps, second_order (network rows per image, means),
+  /// record_bytes, failed (images without a value), grad_failed (with one but no gradient),
+  /// standard_error, solver_error, gradient_difference (largest of the images that have one),
+  /// gradient_unchecked (images with a gradient whose second one did not arrive), pieces the batch
+  /// was computed in, piece_images, piece_rows (of a network call).
   Summary summary;
+  std::string failure;  ///< of the worst image, without their number; empty when all have a value
 };
 
 /// Probes for images in rows 0..batch-1 of rng, [n,B,event...]; undefined for the exact trace.
@@ -123,7 +143,8 @@ at::Tensor draw_probes(const ScoreModel& model, const ProbabilityFlowOptions& op
 /// A batch larger than max_batch, or one that the memory cannot hold, is computed in pieces by the
 /// law of docs/logp.md: the same numbers but for rounding (and, where steps follow tolerances, a
 /// step that rounding takes over its limit). One image is always tried. A solver that does not
-/// arrive, or an image that is not finite, says so in summary and leaves NaN in the image's values.
+/// arrive, or an image or log-density that is not finite, says so in summary and leaves NaN in the
+/// image's values.
 /// Throws std::invalid_argument for unknown words and numbers out of range.
 ProbabilityFlow probability_flow_log_prob(const ScoreModel& model,
                                           const ProbabilityFlowOptions& options,

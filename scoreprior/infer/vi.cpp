@@ -360,6 +360,8 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
   const Plateau plateau =
       find_plateau(loss, std::min(full_rate, p.step), o_.plateau_tolerance, o_.plateau_relative);
   if (summary.status == Status::kMaxSteps && plateau.reached) summary.status = Status::kConverged;
+  if (summary.status == Status::kMaxSteps && p.step > 0 && p.skipped == p.step)
+    summary.status = Status::kDiverged;
 
   if (o_.ema > 0) flow->flat_parameters().copy_(adam.averaged(flow->flat_parameters()));
   if (p.step <= freeze_at)
@@ -400,7 +402,10 @@ Draws VariationalInference::run(const Target& target, const Rng& rng, Observer& 
       m = detail::concat("stopped after ", p.step, " of ", o_.steps, " steps; run again to go on");
       break;
     case Status::kDiverged:
-      m = detail::concat("no usable density or gradient for 100 steps in a row, at step ", p.step);
+      m = p.skipped == p.step
+              ? detail::concat("no usable density or gradient in any of ", p.step, " steps")
+              : detail::concat("no usable density or gradient for 100 steps in a row, at step ",
+                               p.step);
       break;
     default:
       if (!std::isfinite(plateau.fall))

@@ -134,18 +134,17 @@ void check_state(const State& y) {
 struct Row {
   int64_t index;
   double t, h;
-  std::vector<double> past;       // times of the f it has, newest first; past[0] = t
-  double error1 = 1, error2 = 1;  // of the last two accepted steps
+  std::vector<double> past;  // times of the f it has, newest first; past[0] = t
+  double last_error = 1;     // of the last accepted step
   bool after_rejection = false;
   bool stale = false;  // stands at a stop: f counts just beyond
-  bool renew = false;  // and has not been evaluated there yet
+  bool renew = false;  // f has not been evaluated where it stands
   size_t next_stop = 0;
 };
 
 double step_factor(const OdeOptions& o, double k, double error, const Row& row) {
   const double e = std::max(error, 1e-12);
-  return o.safety * std::pow(e, -(o.p + o.i + o.d) / k) *
-         std::pow(row.error1, (o.p + 2 * o.d) / k) * std::pow(row.error2, -o.d / k);
+  return o.safety * std::pow(e, -(o.p + o.i) / k) * std::pow(row.last_error, o.p / k);
 }
 
 // The whole integration: rows that are still on their way, in the order of the state's rows.
@@ -168,14 +167,19 @@ class Integration {
   double beyond(double t) const {
     return t + 4 * rounding() * sign_ * std::max(std::abs(t), std::abs(t1_ - t0_));
   }
+  // Whether an image that spent `evaluations` may not spend `more`.
+  bool over_limit(int64_t evaluations, int64_t more) const {
+    return o_.max_nfe > 0 && evaluations + more > o_.max_nfe;
+  }
   void begin();
+  bool affords_first_step();
   void starting_steps();
   void attempt();
   void write_outputs(const std::vector<uint8_t>& accept, const std::vector<double>& t,
                      const std::vector<double>& h, const State& y_new);
   void record_step(const std::vector<uint8_t>& accept, const std::vector<double>& t,
                    const std::vector<double>& h);
-  void refresh_stale();
+  void renew_heads(bool carry);
   void keep_rows(const std::vector<int64_t>& stay);
   void leave(const std::vector<int64_t>& rows);
   void summarize();
@@ -188,6 +192,7 @@ class Integration {
   double t0_, t1_, sign_;
   std::vector<double> grid_, stops_, outputs_;
   size_t controlled_, grid_place_ = 0;
+  bool interpolates_ = false;  // outputs cost an evaluation after the step
   at::Tensor y_like_;
   int64_t batch_, calls_ = 0;
 
@@ -271,6 +276,7 @@ Integration::Integration(const Rhs& f, State y, double t0, double t1, const OdeO
     for (const auto& p : y_) part.push_back(t == t0 ? p : at::zeros_like(p));
     s_.at.push_back(std::move(part));
   }
+  interpolates_ = !outputs_.empty() && method_.interpolates_with_ends();
   if (problem.record) {
     record_ = std::make_shared<Record>();
     record_->batch = batch_;
@@ -332,6 +338,24 @@ void Integration::begin() {
   if (bad.empty()) return;
   leave(bad);
   keep_rows(stay);
+}
+
+// Whether the limit of evaluations leaves a first step; otherwise every image leaves where it is.
+bool Integration::affords_first_step() {
+  const bool starting = fixed(), search = !fixed() && o_.first_step == 0;
+  const int64_t cost = method_.stages(starting) + (search ? 1 : 0) + (interpolates_ ? 1 : 0);
+  if (active_.empty() || !over_limit(s_.evaluations[active_[0].index], cost)) return true;
+  std::vector<int64_t> all(active_.size());
+  for (size_t r = 0; r < active_.size(); ++r) {
+    all[r] = static_cast<int64_t>(r);
+    const int64_t b = active_[r].index;
+    s_.status[b] = Status::kMaxSteps;
+    nfe_limit_[b] = 1;
+    s_.t[b] = t0_;
+  }
+  leave(all);
+  keep_rows({});
+  return false;
 }
 
 // Starting step of [Hairer93, II.4]; one evaluation of f.
@@ -437,7 +461,26 @@ void Integration::record_step(const std::vector<uint8_t>& accept, const std::vec
 // The interpolant of the accepted rows at the output times their steps passed.
 void Integration::write_outputs(const std::vector<uint8_t>& accept, const std::vector<double>& t,
                                 const std::vector<double>& h, const State& y_new) {
-  std::vector<State> ends;  // f at both ends for Hermite
+  std::vector<State> ends;  // f at both ends for Hermite, where an output is wanted
+  const auto ends_of = [&] {
+    if (plans_[0].carry) return std::vector<State>{history_[0], sources_.back()};
+    std::vector<int64_t> which;
+    std::vector<double> when;
+    for (size_t r = 0; r < accept.size(); ++r) {
+      const bool passed =
+          accept[r] && std::any_of(outputs_.begin(), outputs_.end(), [&](double out) {
+            const double x = (out - t[r]) / h[r];
+            return x > 0 && x <= 1;
+          });
+      if (!passed) continue;
+      which.push_back(static_cast<int64_t>(r));
+      when.push_back(t[r] + h[r]);
+      ++s_.evaluations[active_[r].index];
+    }
+    const at::Tensor where = index_tensor(which, y_like_);
+    const State f = evaluate(when, pick_rows(y_new, where), rows_.index_select(0, where));
+    return std::vector<State>{history_[0], put_rows(history_[0], where, f)};
+  };
   for (size_t k = 0; k < outputs_.size(); ++k) {
     std::vector<int64_t> which, ids;
     std::vector<double> theta;
@@ -465,17 +508,7 @@ void Integration::write_outputs(const std::vector<uint8_t>& accept, const std::v
       for (const auto& source : sources_) picked.push_back(pick_rows(source, where));
       value = combine(start, c, picked);
     } else {
-      if (ends.empty()) {
-        ends.push_back(history_[0]);
-        if (plans_[0].carry) {
-          ends.push_back(sources_.back());
-        } else {
-          std::vector<double> when(t.size());
-          for (size_t r = 0; r < t.size(); ++r)
-            when[r] = t[r] + h[r], ++s_.evaluations[active_[r].index];
-          ends.push_back(evaluate(when, y_new, rows_));
-        }
-      }
+      if (ends.empty()) ends = ends_of();
       Coefficient from, to, at_start, at_end;
       for (size_t i = 0; i < which.size(); ++i) {
         const double x = theta[i], z = 1 - x, step = h[which[i]], begin = t[which[i]];
@@ -493,21 +526,27 @@ void Integration::write_outputs(const std::vector<uint8_t>& accept, const std::v
   }
 }
 
-// f just beyond a stop, for the rows that stand at one.
-void Integration::refresh_stale() {
+// f where the rows that moved now stand, unless the step carried it there; just beyond a stop.
+void Integration::renew_heads(bool carry) {
   std::vector<int64_t> which;
   std::vector<double> t;
   for (size_t r = 0; r < active_.size(); ++r)
     if (active_[r].renew) {
       active_[r].renew = false;
       which.push_back(static_cast<int64_t>(r));
-      t.push_back(beyond(active_[r].t));
+      t.push_back(active_[r].stale ? beyond(active_[r].t) : active_[r].t);
       ++s_.evaluations[active_[r].index];
     }
   if (which.empty()) return;
-  const at::Tensor where = index_tensor(which, y_like_);
-  const State f = evaluate(t, pick_rows(y_, where), rows_.index_select(0, where));
-  history_[0] = put_rows(history_[0], where, f);
+  // After the exp3 start of exp4m the f of the step's start remains as the past.
+  if (!carry && method_.window() > 1) history_.insert(history_.begin(), history_[0]);
+  if (which.size() == active_.size()) {
+    history_[0] = evaluate(t, y_, rows_);
+  } else {
+    const at::Tensor where = index_tensor(which, y_like_);
+    const State f = evaluate(t, pick_rows(y_, where), rows_.index_select(0, where));
+    history_[0] = put_rows(history_[0], where, f);
+  }
   fresh_.insert(fresh_.end(), which.begin(), which.end());
 }
 
@@ -566,8 +605,6 @@ void Integration::attempt() {
   if (record_) record_step(accept, t, h);
 
   std::vector<int64_t> stay, gone;
-  bool any_accepted = false;
-  const int64_t cost = static_cast<int64_t>(method_.stages()) + (carry ? 0 : 1);
   for (size_t r = 0; r < active_.size(); ++r) {
     Row& row = active_[r];
     s_.evaluations[row.index] += static_cast<int64_t>(stages);
@@ -576,12 +613,12 @@ void Integration::attempt() {
     const double order = plans_[r].error_order + 1;
     const double norm = fixed() ? 0 : norms.data_ptr<double>()[r];
     if (accept[r]) {
-      any_accepted = true;
       ++s_.accepted[row.index];
       row.t = last[r] ? t1_ : to_stop[r] ? stops_[row.next_stop] : row.t + row.h;
       if (fixed()) row.t = grid_[grid_place_ + 1];
       done = last[r];
-      row.stale = row.renew = to_stop[r];
+      row.stale = to_stop[r];
+      row.renew = to_stop[r] || !carry;
       if (to_stop[r]) {
         ++row.next_stop;
         row.past.assign(1, row.t);
@@ -593,8 +630,7 @@ void Integration::attempt() {
       if (!fixed()) {
         factor = std::clamp(step_factor(o_, order, norm, row), o_.factor_min,
                             row.after_rejection ? 1.0 : o_.factor_max);
-        row.error2 = row.error1;
-        row.error1 = std::max(norm, 1e-4);
+        row.last_error = std::max(norm, 1e-4);
       }
       row.after_rejection = false;
     } else {
@@ -612,7 +648,10 @@ void Integration::attempt() {
           !fixed() && std::abs(row.h) < smallest * std::max(std::abs(row.t), std::abs(t1_ - t0_));
       const bool spent =
           !fixed() && s_.accepted[row.index] + s_.rejected[row.index] >= o_.max_steps;
-      const bool over = o_.max_nfe > 0 && s_.evaluations[row.index] + cost > o_.max_nfe;
+      // What the next attempt costs, with the f that has to be there first.
+      const bool over =
+          over_limit(s_.evaluations[row.index],
+                     method_.stages(false) + (row.renew ? 1 : 0) + (interpolates_ ? 1 : 0));
       if (stuck || spent || over) {
         s_.status[row.index] = stuck ? Status::kDiverged : Status::kMaxSteps;
         nfe_limit_[row.index] = over && !spent && !stuck;
@@ -665,22 +704,7 @@ void Integration::attempt() {
     keep_rows(stay);
   }
   if (active_.empty()) return;
-  if (!carry && any_accepted) {
-    std::vector<double> when;
-    for (const auto& row : active_) {
-      when.push_back(row.stale ? beyond(row.t) : row.t);
-      ++s_.evaluations[row.index];
-    }
-    State head = evaluate(when, y_, rows_);
-    std::vector<State> next{std::move(head)};
-    // After the exp3 start of exp4m the f of the step's start remains as the past.
-    if (method_.window() > 1) next.push_back(history_[0]);
-    history_ = std::move(next);
-    all_fresh_ = true;
-    fresh_.clear();
-  } else if (carry) {
-    refresh_stale();
-  }
+  renew_heads(carry);
 }
 
 void Integration::summarize() {
@@ -698,7 +722,8 @@ void Integration::summarize() {
   s_.summary.numbers = {{"nfe", static_cast<double>(nfe)},
                         {"calls", static_cast<double>(calls_)},
                         {"accepted", accepted},
-                        {"rejected", rejected}};
+                        {"rejected", rejected},
+                        {"failed", static_cast<double>(unfinished)}};
   if (unfinished == 0) {
     s_.summary.status = Status::kConverged;
     s_.summary.message = "ode: arrived after at most " + std::to_string(nfe) + " evaluations";
@@ -706,14 +731,17 @@ void Integration::summarize() {
   }
   s_.summary.status = s_.status[worst];
   std::ostringstream m;
-  m << "ode: " << (nfe_limit_[worst] ? "evaluation limit reached" : to_string(s_.status[worst]))
-    << " at t = " << s_.t[worst] << " (" << method_.name();
+  m << (nfe_limit_[worst] ? "evaluation limit reached" : to_string(s_.status[worst]))
+    << " at t = " << (problem_.said_time ? problem_.said_time(s_.t[worst]) : s_.t[worst]) << " ("
+    << method_.name();
   if (fixed())
     m << ", " << grid_.size() - 1 << " steps";
   else
     m << ", rtol " << o_.rtol << ", atol " << o_.atol;
-  m << ") in " << unfinished << " of " << batch_ << " images";
-  s_.summary.message = m.str();
+  m << ")";
+  s_.failure = m.str();
+  s_.summary.message =
+      detail::concat("ode: ", s_.failure, " in ", unfinished, " of ", batch_, " images");
 }
 
 Solution Integration::run() {
@@ -724,8 +752,10 @@ Solution Integration::run() {
     return std::move(s_);
   }
   begin();
-  if (!fixed() && !active_.empty()) starting_steps();
-  while (!active_.empty()) attempt();
+  if (affords_first_step()) {
+    if (!fixed() && !active_.empty()) starting_steps();
+    while (!active_.empty()) attempt();
+  }
 
   std::vector<int64_t> back(batch_);
   for (int64_t i = 0; i < batch_; ++i) back[arrived_ids_[i]] = i;
@@ -765,16 +795,6 @@ State zeros_like(const State& y) {
 Solution integrate(const Rhs& f, State y, double t0, double t1, const OdeOptions& options,
                    const Problem& problem) {
   return Integration(f, std::move(y), t0, t1, options, problem).run();
-}
-
-Solution integrate_on_grid(const Rhs& f, State y, const std::vector<double>& times,
-                           const Tableau& method) {
-  SP_CHECK(times.size() >= 2, "ode", "expected at least two times, got ", times.size());
-  OdeOptions o;
-  o.solver = method.name;
-  Problem problem;
-  problem.grid = times;
-  return integrate(f, std::move(y), times.front(), times.back(), o, problem);
 }
 
 // Notation: y_bar the cotangent of the state after the step under way, past[j] the one of the j-th
@@ -853,13 +873,13 @@ int64_t record_bytes(const Record& record) {
 
 std::vector<std::string> solver_names() {
   std::vector<std::string> names = tableau_names();
-  for (const char* name : {"exp2", "exp3", "exp2m", "exp3m", "exp4m"}) names.push_back(name);
+  for (const char* name : exponential_names()) names.push_back(name);
   return names;
 }
 
 std::vector<std::string> adaptive_solver_names() {
   std::vector<std::string> names = adaptive_tableau_names();
-  for (const char* name : {"exp2", "exp3", "exp2m", "exp3m", "exp4m"}) names.push_back(name);
+  for (const char* name : exponential_names()) names.push_back(name);
   return names;
 }
 

@@ -29,29 +29,15 @@ using Pullback = std::function<State(const at::Tensor& t, const State& y, const 
 
 struct OdeOptions {
   std::string solver = "dopri5";
-  int64_t steps = 0;
-  double rtol = 1e-5;
-  double atol = 1e-5;
-  int64_t max_steps = 10000;
-  int64_t max_nfe = 0;
-  double first_step = 0;
-  /// Step factor safety * e_n^{-(p+i+d)/k} e_{n-1}^{(p+2d)/k} e_{n-2}^{-d/k}, k = order of the
-  /// estimate + 1 [Soderlind03]; p = d = 0 is the elementary controller, the defaults are Hairer's
-  /// PI controller [Hairer93].
-  double p = 0.2, i = 0.65, d = 0;
+  int64_t steps = 0;  ///< number of equal steps; 0 = steps from the error estimate
+  double rtol = 1e-5, atol = 1e-5;
+  int64_t max_steps = 10000;  ///< most steps an image may try
+  int64_t max_nfe = 0;        ///< most evaluations for an image, never exceeded; 0 = no limit
+  double first_step = 0;      ///< size of the first step; 0 = from the problem
+  /// Step factor safety * e_n^{-(p+i)/k} e_{n-1}^{p/k}, k = order of the estimate + 1: Hairer's PI
+  /// controller [Hairer93]; p = 0 is the elementary one.
+  double p = 0.2, i = 0.65;
   double safety = 0.9, factor_min = 0.2, factor_max = 10;
-  template <class F>
-  void fields(F&& f) {
-    f("solver", solver,
-      "euler | midpoint | rk4 | heun | bosh3 | dopri5 | tsit5 | dopri8 | exp2 | exp3 | exp2m | "
-      "exp3m | exp4m");
-    f("steps", steps, "number of equal steps; 0 = steps from the error estimate");
-    f("rtol", rtol, "relative tolerance");
-    f("atol", atol, "absolute tolerance");
-    f("max_steps", max_steps, "most steps an image may try");
-    f("max_nfe", max_nfe, "most evaluations for an image; 0 = no limit");
-    f("first_step", first_step, "size of the first step; 0 = from the problem");
-  }
 };
 
 struct Record;  // what a solution needs for pull_back
@@ -75,6 +61,8 @@ struct Problem {
   double rounding = 0;
   /// Keep what pull_back needs: the state at every evaluation of an accepted step.
   bool record = false;
+  /// What messages call the time t, where the caller's own clock is another one; empty = t.
+  std::function<double(double)> said_time;
 };
 
 struct Solution {
@@ -94,8 +82,9 @@ struct Solution {
   std::vector<State> at;
   std::shared_ptr<const Record> record;
   /// Worst status and its sentence; numbers: nfe (largest number of evaluations of one image),
-  /// calls (of f), accepted, rejected (means over the batch).
+  /// calls (of f), accepted, rejected (means over the batch), failed (images that did not arrive).
   Summary summary;
+  std::string failure;  ///< of the worst image, without their number; empty when all arrived
 };
 
 /// From t0 to t1 (either direction). A grid or options.steps > 0: fixed steps, else embedded error
@@ -115,10 +104,6 @@ struct Solution {
 /// no estimate, bad tolerances, limits or times.
 Solution integrate(const Rhs& f, State y0, double t0, double t1, const OdeOptions& options,
                    const Problem& problem = {});
-
-/// One step per interval of the given times (monotone, at least two).
-Solution integrate_on_grid(const Rhs& f, State y0, const std::vector<double>& times,
-                           const Tableau& method);
 
 /// Reverse mode through the recorded steps: the gradient in y0 of sum(bar . y), to rounding the one
 /// of autograd through integrate (step sizes are constants). Goes through the evaluations backwards

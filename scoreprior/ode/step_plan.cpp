@@ -7,8 +7,6 @@
 namespace scoreprior::ode {
 namespace {
 
-constexpr const char* kExpNames[] = {"exp2", "exp3", "exp2m", "exp3m", "exp4m"};
-
 // Gauss-Legendre on [-1,1], ten points.
 constexpr double kGaussNode[] = {0.1488743389816312, 0.4333953941292472, 0.6794095682990244,
                                  0.8650633666889845, 0.9739065285171717};
@@ -42,11 +40,13 @@ std::vector<double> interpolatory_weights(const Weight& w, double a, double b,
   return out;
 }
 
+std::vector<const char*> exponential_names() { return {"exp2", "exp3", "exp2m", "exp3m", "exp4m"}; }
+
 Method::Method(const std::string& name) : name_(name) {
   if (name.rfind("exp", 0) == 0) {
-    SP_CHECK(std::find(std::begin(kExpNames), std::end(kExpNames), name) != std::end(kExpNames),
-             "ode", "expected one of the exp methods exp2 exp3 exp2m exp3m exp4m, got \"", name,
-             "\"");
+    const auto known = exponential_names();
+    SP_CHECK(std::find(known.begin(), known.end(), name) != known.end(), "ode",
+             "expected one of the exp methods exp2 exp3 exp2m exp3m exp4m, got \"", name, "\"");
     order_ = name[3] - '0';
     kind_ = name.back() == 'm' ? Kind::kMultistep : Kind::kSingle;
     window_ = kind_ == Kind::kMultistep ? order_ - 1 : 1;
@@ -56,9 +56,14 @@ Method::Method(const std::string& name) : name_(name) {
   order_ = tableau_->order;
 }
 
-int Method::stages() const {
+int Method::stages(bool starting) const {
   if (kind_ == Kind::kRungeKutta) return tableau_->stages() - 1;
-  return kind_ == Kind::kSingle ? order_ - 1 : 1;
+  if (kind_ == Kind::kSingle) return order_ - 1;
+  return starting && order_ == 4 ? 2 : 1;
+}
+
+bool Method::interpolates_with_ends() const {
+  return tableau_ && !tableau_->first_same_as_last && dense_weights(*tableau_, 0.5).empty();
 }
 
 int Method::error_order() const {

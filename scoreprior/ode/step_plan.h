@@ -30,6 +30,8 @@ struct StepPlan {
   bool carry = false;   ///< the last stage is the first source of the next step
 };
 
+std::vector<const char*> exponential_names();
+
 class Method {
  public:
   /// Throws std::invalid_argument for unknown names.
@@ -38,7 +40,11 @@ class Method {
   bool adaptive() const { return !tableau_ || tableau_->adaptive(); }
   /// Most values of f that a step takes from the past.
   int window() const { return window_; }
-  int stages() const;
+  /// Evaluations of a step; `starting`: the first one of a fixed grid.
+  int stages(bool starting) const;
+  /// Whether dense() is empty and the step does not end with an f at its end, which the Hermite
+  /// polynomial then has to ask for.
+  bool interpolates_with_ends() const;
   /// The estimate's order with a full past.
   int error_order() const;
 

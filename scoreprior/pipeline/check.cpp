@@ -15,7 +15,6 @@
 #include "scoreprior/diffusion/memory_budget.h"
 #include "scoreprior/forward/contract.h"
 #include "scoreprior/infer/inference.h"
-#include "scoreprior/io/npy.h"
 #include "scoreprior/io/toml.h"
 #include "scoreprior/likelihood/interferometry.h"
 #include "scoreprior/likelihood/measurement_likelihood.h"
@@ -213,7 +212,7 @@ class DryRun {
                  config_.is_table("forward")) {
         const auto model =
             forward_models().make(config_.table("forward"), "identity",
-                                  ForwardContext{dtype, session.device, io::read_npy, shape});
+                                  ForwardContext{dtype, session.device, data.read_array, shape});
         if (dtype == dtypes[0])
           add("operator", config_.table("forward").get<std::string>("name", "identity"),
               to_string(model->output_shape()), model->linear() ? "linear" : "not linear");

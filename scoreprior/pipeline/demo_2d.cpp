@@ -112,6 +112,7 @@ struct PlaneResult {
   std::vector<double> shares;
   std::vector<int64_t> lost;
   at::Tensor loss;
+  Summary inference;
 };
 
 void judge(const PlanePosterior& truth, const std::vector<at::Tensor>& exact_sets, double between,
@@ -259,7 +260,11 @@ void write_plane_report(const std::vector<PlaneResult>& results, const PlanePost
       "DPI fits a normalising flow to the posterior; the posterior of this problem is known in "
       "closed form, a mixture of two Gaussians, and judges it.");
   std::vector<report::Statement> statements;
-  for (const PlaneResult& r : results) statements.push_back(verdict_on(r, truth, between));
+  for (const PlaneResult& r : results) {
+    statements.push_back(verdict_on(r, truth, between));
+    for (const auto& warning : r.inference.warnings)
+      statements.push_back({report::Level::kWarning, r.name + ": " + warning});
+  }
   for (const auto& s : statements) observer.note(s.sentence);
   page.statements(statements);
   page.section("Posteriors",
@@ -300,18 +305,12 @@ void write_plane_report(const std::vector<PlaneResult>& results, const PlanePost
   o.x_label = "Step";
   o.y_label = "nats";
   report::SvgPlot curve(o);
-  double low = INFINITY, high = -INFINITY;
   for (const PlaneResult& r : results) {
     if (!r.loss.defined()) continue;
     const auto y = report::to_numbers(r.loss);
     std::vector<double> x(y.size());
     for (size_t k = 0; k < x.size(); ++k) x[k] = static_cast<double>(k + 1);
     curve.line(x, y, r.color, r.name);
-    for (size_t k = y.size() / 10; k < y.size(); ++k)
-      if (std::isfinite(y[k])) {
-        low = std::min(low, y[k]);
-        high = std::max(high, y[k]);
-      }
   }
   curve.horizontal(-truth.log_evidence(), report::SvgPlot::kBlack, "-log p(y)");
   page.figure(curve.svg());
@@ -334,6 +333,7 @@ void write_plane_report(const std::vector<PlaneResult>& results, const PlanePost
     m["seconds"] = r.seconds;
     if (std::isfinite(r.divergence)) m["kl"] = r.divergence;
     if (std::isfinite(r.effective)) m["effective_proposals"] = r.effective;
+    add_inference(r.inference, m);
   }
   io::write_text(request.folder / "summary.json", j.dump(2) + "\n");
 }
@@ -417,7 +417,7 @@ RunOutcome demo_2d(const DemoRequest& request, Observer& observer) {
   for (Way& w : ways) {
     const auto start = clock();
     auto state = std::make_unique<RunFolder>(request.folder / w.key, config);
-    const Draws draws =
+    Draws draws =
         w.method->run({*w.prior, *likelihood}, rng.split("infer").split(w.key), observer, *state);
     if (draws.summary.status == Status::kInterrupted) {
       observer.note("stopped; the same command goes on from the checkpoint in " +
@@ -430,6 +430,8 @@ RunOutcome demo_2d(const DemoRequest& request, Observer& observer) {
     r.color = w.color;
     r.x = draws.x.reshape({-1, 2}).to(at::kCPU, at::kDouble);
     r.seconds = since(start);
+    add_diagnostics("prior", *w.prior, draws.summary);
+    r.inference = draws.summary;
     r.remark = to_string(draws.summary.status);
     const auto worth = draws.summary.numbers.find("effective_proposals");
     if (worth != draws.summary.numbers.end()) {

@@ -1,6 +1,7 @@
 #pragma once
 #include <filesystem>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "scoreprior/core/config.h"
@@ -17,6 +18,13 @@ struct DemoRequest {
 
 /// A file that comes with the program. Throws MissingFileError.
 std::filesystem::path shipped_file(const std::filesystem::path& relative);
+
+/// The numbers and warnings of an inference, for one method of a demo's summary.json.
+inline void add_inference(const Summary& inference, nlohmann::ordered_json& method) {
+  for (const auto& [name, value] : inference.numbers)
+    if (name.rfind("prior.", 0) == 0) method["numbers"][name] = value;
+  method["warnings"] = inference.warnings;
+}
 
 /// 2d: a mixture of Gaussians seen through one number, whose posterior is known in closed form,
 /// against DPI with the exact and the ELBO prior, importance resampling and Laplace's

@@ -49,6 +49,7 @@ struct DenoiseResult {
   std::vector<double> coverage;  // 50, 90 %
   double bound = NAN, bound_error = NAN;
   at::Tensor loss;
+  Summary inference;
 };
 
 void judge_denoised(const at::Tensor& truth, DenoiseResult& r) {
@@ -99,6 +100,8 @@ void write_denoise_report(const std::vector<DenoiseResult>& results, const at::T
                           : calibrated && r.settled ? report::Level::kGood
                                                     : report::Level::kWarning,
                           say});
+    for (const auto& warning : r.inference.warnings)
+      statements.push_back({report::Level::kWarning, r.name + ": " + warning});
   }
   statements.push_back({report::Level::kNeutral, cuts});
   for (const auto& s : statements) observer.note(s.sentence);
@@ -204,6 +207,7 @@ void write_denoise_report(const std::vector<DenoiseResult>& results, const at::T
          {"coverage_90", r.coverage[1]},
          {"seconds", r.seconds}};
     if (std::isfinite(r.bound)) m["bound"] = r.bound;
+    add_inference(r.inference, m);
   }
   io::write_text(request.folder / "summary.json", j.dump(2) + "\n");
 }
@@ -296,6 +300,8 @@ RunOutcome demo_denoise(const DemoRequest& request, Observer& observer) {
     r.color = w.color;
     r.status = to_string(draws.summary.status);
     r.settled = draws.summary.status == Status::kConverged;
+    add_diagnostics("prior", *w.prior, draws.summary);
+    r.inference = draws.summary;
     r.x = draws.x.to(at::kCPU, at::kDouble);
     r.loss = draws.history.at("loss");
     r.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -1,6 +1,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <set>
 #include <string>
 #include <vector>
@@ -18,6 +19,8 @@ struct EvalRequest {
   std::set<std::string> out;  ///< wanted outputs
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
+  /// What the caller should know of a result that is there all the same.
+  std::function<void(const std::string&)> note = [](const std::string&) {};
 
   /// Input `name` cast to dtype (real) on device. Throws UsageError when it was not given.
   at::Tensor input(const std::string& name) const;

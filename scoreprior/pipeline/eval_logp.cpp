@@ -42,6 +42,18 @@ class LogpInputs {
   at::Tensor x_;
 };
 
+// An image without a value does not take the others with it: its value is NaN and the sentence goes
+// to the caller. Throws DataError when no image has one.
+void report_failed(const EvalRequest& r, const at::Tensor& log_prob, const std::string& why) {
+  const int64_t n = log_prob.numel(),
+                failed = at::isfinite(log_prob).logical_not().sum().item<int64_t>();
+  if (failed == 0) return;
+  const std::string sentence =
+      detail::concat("eval logp: ", why, " in ", failed, " of ", n, " images");
+  if (failed == n) throw DataError(sentence);
+  r.note(sentence);
+}
+
 // The bound at times and noises from outside, or at its own draws.
 io::Arrays eval_score_elbo(const EvalRequest& r, const Config& prior, const ScoreModel& model) {
   const auto options = prior.read<ElboOptions>();
@@ -68,6 +80,7 @@ io::Arrays eval_score_elbo(const EvalRequest& r, const Config& prior, const Scor
     terms = elbo(model, options, x, draws);
   }
   out["logp"] = terms.value();
+  report_failed(r, out["logp"], "the bound is not finite");
   out["terms"] = at::stack({terms.prior, terms.integral, terms.offset}, 1);
   const int64_t evaluations = draws.times.size(0) + (draws.noise_offset.defined() ? 1 : 0);
   out["nfe"] = at::full({x.size(0)}, evaluations, at::kLong);
@@ -85,8 +98,8 @@ io::Arrays eval_score_ode(const EvalRequest& r, const Config& prior, const Score
                                             : draw_probes(model, options, x.size(0), inputs.rng());
   const ProbabilityFlow flow =
       probability_flow_log_prob(model, options, x, probes, r.wants("grad"));
-  if (flow.summary.status != Status::kConverged)
-    throw DataError("eval logp: " + flow.summary.message);
+  report_failed(r, flow.log_prob, flow.failure);
+  for (const auto& warning : flow.summary.warnings) r.note("eval logp: warning: " + warning);
   const at::Tensor prior_term = model.sde().prior_log_prob(flow.latent);
   io::Arrays out;
   out["logp"] = flow.log_prob;

@@ -56,6 +56,11 @@ struct LogpOdeOptions : ProbabilityFlowOptions {
     n_probes = 4;
     solver_error = "second";
   }
+  // No gradient is computed here.
+  template <class F>
+  void fields(F&& f) {
+    value_fields(f);
+  }
 };
 
 struct LogpElboOptions : ElboOptions {
@@ -307,12 +312,13 @@ LogpImages load_logp_images(const Config& config, const std::string& name, const
 // ---- the methods ----
 
 struct LogpPart {
-  at::Tensor log_prob, random_error, step_error, evaluations;
+  at::Tensor log_prob, random_error, step_error, evaluations, error_evaluations;
   std::string message, note;
 };
 struct LogpWay {
   std::string name, settings;
-  double t0;
+  double t0;          // where the evaluation begins
+  double density_t0;  // the density is the one at this time
   std::function<LogpPart(const at::Tensor& x, const Rng&)> evaluate;
 };
 
@@ -332,7 +338,9 @@ LogpPart ode_part(const ScoreModel& model, const ProbabilityFlowOptions& o, cons
   p.random_error = flow.standard_error;
   p.step_error = flow.solver_error;
   p.evaluations = at::tensor(flow.evaluations, at::kLong);
-  if (flow.summary.status != Status::kConverged) p.message = flow.summary.message;
+  if (!flow.second_evaluations.empty())
+    p.error_evaluations = at::tensor(flow.second_evaluations, at::kLong);
+  p.message = flow.failure;
   const auto& n = flow.summary.numbers;
   if (flow.summary.message.find("max_memory_mib") != std::string::npos)
     p.note = detail::concat("ode: ", x.size(0), " images at a time, in ", n.at("pieces"),
@@ -340,6 +348,10 @@ LogpPart ode_part(const ScoreModel& model, const ProbabilityFlowOptions& o, cons
                             " to fit into the memory (ode.max_memory_mib)");
   return p;
 }
+
+const char* const kNotFinite = "the value is not finite";
+
+bool all_finite(const at::Tensor& a) { return at::isfinite(a).all().item<bool>(); }
 
 LogpPart elbo_part(const ScoreModel& model, const LogpElboOptions& o, const at::Tensor& x,
                    const Rng& rng) {
@@ -351,6 +363,7 @@ LogpPart elbo_part(const ScoreModel& model, const LogpElboOptions& o, const at::
   const at::Tensor all = at::stack(values);
   LogpPart p;
   p.log_prob = all.mean(0);
+  if (!all_finite(p.log_prob)) p.message = kNotFinite;
   p.random_error = o.replicates > 1
                        ? all.std(0, true) / std::sqrt(static_cast<double>(o.replicates))
                        : at::full_like(p.log_prob, std::nan(""));
@@ -363,6 +376,7 @@ LogpPart path_part(const ScoreModel& model, const PathOptions& o, const at::Tens
   const PathEstimate e = path_log_prob(model, o, x, rng);
   LogpPart p;
   p.log_prob = e.log_prob;
+  if (!all_finite(p.log_prob)) p.message = kNotFinite;
   p.random_error = e.standard_error;
   p.step_error = e.step_error.abs();
   p.evaluations = at::full({x.size(0)}, e.evaluations, at::kLong);
@@ -382,7 +396,7 @@ std::vector<LogpWay> logp_ways(const Config& config, const std::string& method,
   {
     const Config table = options("ode", "score_ode");
     const auto o = table.read<LogpOdeOptions>();
-    check_options(table, o);
+    check_value_options(table, o);
     ways.push_back(
         {"ode",
          o.solver + ", " +
@@ -392,7 +406,7 @@ std::vector<LogpWay> logp_ways(const Config& config, const std::string& method,
              (o.trace == "exact"
                   ? "exact trace"
                   : words({{"probes", static_cast<double>(o.n_probes)}}) + " (" + o.trace + ")"),
-         o.t0,
+         o.t0, o.t0,
          [&model, o](const at::Tensor& x, const Rng& rng) { return ode_part(model, o, x, rng); }});
   }
   {
@@ -404,7 +418,7 @@ std::vector<LogpWay> logp_ways(const Config& config, const std::string& method,
                     words({{"replicates", static_cast<double>(o.replicates)},
                            {"times each", static_cast<double>(o.n_times)}}) +
                         (o.offset ? ", down to t = 0" : ", from t0"),
-                    o.t0, [&model, o](const at::Tensor& x, const Rng& rng) {
+                    o.t0, o.offset ? 0.0 : o.t0, [&model, o](const at::Tensor& x, const Rng& rng) {
                       return elbo_part(model, o, x, rng);
                     }});
   }
@@ -416,7 +430,7 @@ std::vector<LogpWay> logp_ways(const Config& config, const std::string& method,
                     words({{"paths", static_cast<double>(o.paths)},
                            {"steps each", static_cast<double>(o.steps)}}) +
                         (o.extrapolate ? ", extrapolated" : ""),
-                    o.t0, [&model, o](const at::Tensor& x, const Rng& rng) {
+                    o.t0, o.t0, [&model, o](const at::Tensor& x, const Rng& rng) {
                       return path_part(model, o, x, rng);
                     }});
   }
@@ -443,11 +457,15 @@ at::Tensor joined(const std::vector<at::Tensor>& parts) {
 
 // ---- the table ----
 
-double mean_of(const at::Tensor& a) { return a.to(at::kDouble).mean().item<double>(); }
+// Over the finite ones; NaN without any.
+double mean_of(const at::Tensor& a) {
+  const at::Tensor d = a.to(at::kDouble);
+  return d.masked_select(at::isfinite(d)).mean().item<double>();
+}
 
 std::string cell(double v, int width, int digits) {
   std::ostringstream s;
-  if (std::isnan(v))
+  if (!std::isfinite(v))
     s << "-";
   else if (v != 0 && (std::abs(v) >= 1e7 || std::abs(v) < 0.5 * std::pow(10.0, -digits)))
     s << std::scientific << std::setprecision(1) << v;
@@ -474,7 +492,6 @@ double bits_per_dim(const LogpResult& r, double log_prob) {
 
 void append_table(const LogpResult& r, std::ostringstream& s) {
   const LogpColumn* ode = column_of(r, "ode");
-  const LogpColumn* first = &r.columns[0];
   size_t width = 5;
   for (const auto& n : r.names) width = std::max(width, std::min<size_t>(n.size(), 40));
   const auto left = [&](std::string text) {
@@ -490,20 +507,20 @@ void append_table(const LogpResult& r, std::ostringstream& s) {
     s << "  " << right(c.method == "elbo" ? "ELBO" : "log p " + c.method, 12)
       << right(c.method == "ode" ? "+- probes" : "+- s.e.", 11);
     if (c.step_error.defined()) s << right(c.method == "ode" ? "+- solver" : "+- steps", 11);
-    if (&c == first) s << right("bits/dim", 10);
+    s << right("bits/dim", 10);
     if (gapped(c)) s << right("gap", 10);
   }
   s << "\n";
-  const auto row = [&](const std::string& name, const std::function<double(const at::Tensor&)>& at,
-                       bool errors) {
+  using Pick = std::function<double(const at::Tensor&)>;
+  const auto row = [&](const std::string& name, const Pick& at, bool errors) {
     s << left(name);
     for (const auto& c : r.columns) {
       s << "  " << cell(at(c.log_prob), 12, 2)
         << (errors ? cell(at(c.random_error), 11, 3) : std::string(11, ' '));
       if (c.step_error.defined())
         s << (errors ? cell(at(c.step_error), 11, 3) : std::string(11, ' '));
-      if (&c == first) s << cell(bits_per_dim(r, at(c.log_prob)), 10, 4);
-      if (gapped(c)) s << cell(at(ode->log_prob) - at(c.log_prob), 10, 2);
+      s << cell(bits_per_dim(r, at(c.log_prob)), 10, 4);
+      if (gapped(c)) s << cell(at(ode->log_prob - c.log_prob), 10, 2);
     }
     s << "\n";
   };
@@ -512,6 +529,21 @@ void append_table(const LogpResult& r, std::ostringstream& s) {
         r.names[i],
         [i](const at::Tensor& a) { return a[static_cast<int64_t>(i)].item().toDouble(); }, true);
   if (r.names.size() > 1) row("mean", mean_of, false);
+}
+
+std::string failure_of(const LogpColumn& c) {
+  const int64_t failed = c.failed(), n = c.log_prob.size(0);
+  if (failed == 0) return "";
+  return detail::concat(c.method, ": no value for ", failed, " of ", n, " images",
+                        failed < n ? ", left out of the means" : "", c.message.empty() ? "" : ": ",
+                        c.message);
+}
+
+// What the numbers of a method are the density of.
+std::string meaning(const LogpColumn& c) {
+  if (c.t0 == 0) return "bounds log p at t = 0";
+  return std::string(c.method == "elbo" ? "bounds log p from" : "log p at") +
+         " t0 = " + logp_number(c.t0) + ", where the noise is " + logp_number(c.noise);
 }
 
 }  // namespace
@@ -535,8 +567,6 @@ LogpResult log_densities(const Config& config, const std::string& images, const 
   out.model = (score.has("weights") ? score.get<fs::path>("weights").filename().string()
                                     : "analytic " + score.get<std::string>("name")) +
               ", " + model->sde().name();
-  out.t0 = ways[0].t0;
-  out.noise = model->sde().std(at::full({1}, out.t0, at::kDouble)).item<double>();
   if (out.range == "centered" && !in.bytes && in.x.min().item<double>() >= 0)
     out.notes.push_back("no pixel is negative, but the model's images are in [-1,1]");
 
@@ -572,6 +602,8 @@ LogpResult log_densities(const Config& config, const std::string& images, const 
   for (size_t k = 0; k < w; ++k) {
     LogpColumn& c = out.columns[k];
     c.method = ways[k].name;
+    c.t0 = ways[k].density_t0;
+    if (c.t0 > 0) c.noise = model->sde().std(at::full({1}, c.t0, at::kDouble)).item<double>();
     c.settings = ways[k].settings;
     const auto gather = [&](at::Tensor LogpPart::*member) {
       std::vector<at::Tensor> list;
@@ -582,8 +614,9 @@ LogpResult log_densities(const Config& config, const std::string& images, const 
     c.random_error = gather(&LogpPart::random_error);
     c.step_error = gather(&LogpPart::step_error);
     c.evaluations = gather(&LogpPart::evaluations);
+    c.error_evaluations = gather(&LogpPart::error_evaluations);
     for (const auto& p : parts[k])
-      if (!p.message.empty()) c.message = p.message;
+      if (c.message.empty()) c.message = p.message;
     for (const auto& p : parts[k]) {
       if (p.note.empty()) continue;
       out.notes.push_back(p.note);
@@ -591,7 +624,7 @@ LogpResult log_densities(const Config& config, const std::string& images, const 
     }
     // log N(0; 0, std^2 I) at t0: a law blurred by that noise reaches no higher anywhere.
     const double ceiling =
-        static_cast<double>(numel(out.shape)) * -std::log(out.noise * std::sqrt(2 * M_PI));
+        static_cast<double>(numel(out.shape)) * -std::log(c.noise * std::sqrt(2 * M_PI));
     const int64_t above = (c.log_prob > ceiling).sum().item<int64_t>();
     if (c.method != "elbo" && above > 0 && !out.perturbed)
       out.notes.push_back(detail::concat(
@@ -600,6 +633,19 @@ LogpResult log_densities(const Config& config, const std::string& images, const 
           "images.perturb=true adds that noise"));
   }
   return out;
+}
+
+int64_t LogpColumn::failed() const {
+  return at::isfinite(log_prob).logical_not().sum().item<int64_t>();
+}
+
+std::string logp_failure(const LogpResult& r) {
+  std::string all;
+  for (const auto& c : r.columns) {
+    const std::string one = failure_of(c);
+    if (!one.empty()) all += (all.empty() ? "" : "; ") + one;
+  }
+  return all;
 }
 
 std::string logp_text(const LogpResult& r) {
@@ -615,8 +661,7 @@ std::string logp_text(const LogpResult& r) {
     s << c.method << std::string(8 - c.method.size(), ' ') << c.settings << "\n";
   s << "\n";
   append_table(r, s);
-  s << "\nlog p in nats, of pixels in " << range << ", as the density at t0 = " << logp_number(r.t0)
-    << " where the noise is " << logp_number(r.noise) << ".\n"
+  s << "\nlog p in nats, of pixels in " << range << ".\n"
     << "bits/dim = -log p / (" << numel(r.shape) << " ln 2) in that scale";
   if (!r.range.empty())
     s << "; for 8-bit levels add " << logp_number(level_bits(r, 256))
@@ -624,15 +669,25 @@ std::string logp_text(const LogpResult& r) {
   s << ".\n";
   if (r.bytes && !r.dequantized)
     s << "The pixels are 8-bit and were not dequantised: images.dequantize=true.\n";
-  if (column_of(r, "elbo"))
-    s << "The ELBO bounds log p at t = 0 when its offset is on; gap = ODE - ELBO.\n";
+  const LogpColumn* ode = column_of(r, "ode");
+  if (ode && r.columns.size() > 1) {
+    s << "gap = log p ode - that column";
+    for (const auto& c : r.columns)
+      if (c.t0 > 0 && c.t0 != ode->t0) {
+        s << "; the densities are those of different times";
+        break;
+      }
+    s << ".\n";
+  }
   for (const auto& c : r.columns) {
-    s << c.method << ": " << logp_number(std::round(mean_of(c.evaluations)))
-      << " evaluations per image, " << cell(c.seconds, 0, 1).substr(1) << " s\n";
-    const int64_t failed = at::isnan(c.log_prob).sum().item<int64_t>();
-    if (failed > 0)
-      s << c.method << ": " << failed << " image(s) have no value"
-        << (c.message.empty() ? "" : ": " + c.message) << "\n";
+    s << c.method << ": " << meaning(c) << "; " << logp_number(std::round(mean_of(c.evaluations)))
+      << " evaluations per image";
+    if (c.error_evaluations.defined())
+      s << ", " << logp_number(std::round(mean_of(c.error_evaluations)))
+        << " of them for the solver's error";
+    s << ", " << cell(c.seconds, 0, 1).substr(1) << " s\n";
+    const std::string failure = failure_of(c);
+    if (!failure.empty()) s << failure << "\n";
   }
   for (const auto& n : r.notes) s << "note: " << n << "\n";
   if (r.interrupted) s << "interrupted: only the first " << r.names.size() << " images\n";
@@ -641,17 +696,9 @@ std::string logp_text(const LogpResult& r) {
 
 std::string logp_json(const LogpResult& r) {
   using Json = nlohmann::ordered_json;
-  Json j{{"model", r.model},
-         {"images", r.images},
-         {"shape", r.shape},
-         {"range", r.range},
-         {"t0", r.t0},
-         {"noise", r.noise},
-         {"eight_bit", r.bytes},
-         {"dequantized", r.dequantized},
-         {"perturbed", r.perturbed},
-         {"interrupted", r.interrupted},
-         {"notes", r.notes},
+  Json j{{"model", r.model},         {"images", r.images},           {"shape", r.shape},
+         {"range", r.range},         {"eight_bit", r.bytes},         {"dequantized", r.dequantized},
+         {"perturbed", r.perturbed}, {"interrupted", r.interrupted}, {"notes", r.notes},
          {"names", r.names}};
   if (!r.range.empty())
     j["bits_per_dim_of_levels"] = {{"256", level_bits(r, 256)}, {"255", level_bits(r, 255)}};
@@ -661,6 +708,9 @@ std::string logp_json(const LogpResult& r) {
   };
   for (const auto& c : r.columns) {
     Json m{{"settings", c.settings},
+           {"t0", c.t0},
+           {"noise", c.noise},
+           {"failed", c.failed()},
            {"seconds", c.seconds},
            {"log_prob", list(c.log_prob)},
            {"random_error", list(c.random_error)}};
@@ -669,6 +719,7 @@ std::string logp_json(const LogpResult& r) {
     for (const double v : list(c.log_prob)) bits.push_back(bits_per_dim(r, v));
     m["bits_per_dim"] = bits;
     m["evaluations"] = list(c.evaluations);
+    if (c.error_evaluations.defined()) m["error_evaluations"] = list(c.error_evaluations);
     if (!c.message.empty()) m["message"] = c.message;
     j["methods"][c.method] = m;
   }

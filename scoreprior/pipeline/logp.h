@@ -14,22 +14,26 @@ namespace scoreprior {
 
 /// log p of every image by one method, nats in the model's own pixel scale.
 struct LogpColumn {
-  std::string method;   ///< "ode" | "elbo" | "path"
-  at::Tensor log_prob;  ///< [N] float64; NaN where the method failed
+  std::string method;  ///< "ode" | "elbo" | "path"
+  /// The density is that of x at t0, where the noise has this std; 0 for a bound that reaches t =
+  /// 0.
+  double t0 = 0, noise = 0;
+  at::Tensor log_prob;  ///< [N] float64; not finite where the method failed
   at::Tensor
       random_error;        ///< [N] standard error over probes, draws or paths; 0 for an exact trace
   at::Tensor step_error;   ///< [N] error of the time steps; undefined for the elbo, which has none
-  at::Tensor evaluations;  ///< [N] int64 network evaluations
+  at::Tensor evaluations;  ///< [N] int64 network evaluations, all of them
+  at::Tensor error_evaluations;  ///< [N] int64 those that only step_error took; undefined = none
   double seconds = 0;
-  std::string settings;  ///< one line: solver, tolerances, draws
-  std::string message;   ///< what went wrong for some image, or ""
+  std::string settings;    ///< one line: solver, tolerances, draws
+  std::string message;     ///< what went wrong for some image, or ""
+  int64_t failed() const;  ///< images without a finite value
 };
 
 struct LogpResult {
   std::string model, images;  ///< one line each
   Shape shape;                ///< {C,H,W}
   std::string range;          ///< "unit", "centered", or "" for an analytic law
-  double t0 = 0, noise = 0;   ///< the density is that of x at t0, where the noise has this std
   bool bytes = false;         ///< the pixels were 8-bit numbers
   bool dequantized = false;
   bool perturbed = false;          ///< ode and path saw the images with the noise of t0
@@ -52,7 +56,13 @@ struct LogpResult {
 LogpResult log_densities(const Config& config, const std::string& images, const std::string& method,
                          uint64_t seed, const Session& session, Observer& observer);
 
-/// A table for people: every image, the means, what the numbers refer to, and the cost.
+/// "ode: no value for 1 of 4 images, left out of the means: step limit reached at ...", for every
+/// method that has some;
+/// "" when every image has every value.
+std::string logp_failure(const LogpResult& result);
+
+/// A table for people: every image, the means over those that have a value, what the numbers refer
+/// to, and the cost.
 std::string logp_text(const LogpResult& result);
 std::string logp_json(const LogpResult& result);
 /// METHOD_logp, METHOD_random_error, METHOD_step_error, METHOD_nfe, each [N].

@@ -147,6 +147,7 @@ Json summary_json(const PosteriorNumbers& n, const Draws& draws, const Measureme
   j["inference"]["status"] = to_string(draws.summary.status);
   j["inference"]["message"] = draws.summary.message;
   for (const auto& [k, v] : draws.summary.numbers) j["inference"]["numbers"][k] = number(v);
+  j["inference"]["warnings"] = draws.summary.warnings;
   j["draws"] = draws.x.size(0);
   j["non_finite_draws"] = draws.x.size(0) - n.x.size(0);
   for (const auto& [name, v] : n.chi2) j["chi2"][name] = moments(v);
@@ -240,6 +241,8 @@ report::RunReport build_report(const PosteriorNumbers& n, const Draws& draws,
   r.facts.emplace_back("time", seconds);
   r.inference = draws.summary;
   r.inference_known = true;
+  for (const auto& warning : draws.summary.warnings)
+    r.statements.push_back({report::Level::kWarning, warning + "."});
   r.draws = draws.x.size(0);
   r.invalid_draws = draws.x.size(0) - n.x.size(0);
   if (const auto it = draws.summary.numbers.find("invalid_draws");
@@ -403,6 +406,7 @@ RunFacts read_facts(const fs::path& folder, Summary& inference) {
   if (i.contains("numbers"))
     for (const auto& [k, v] : i["numbers"].items())
       if (v.is_number()) inference.numbers[k] = v.get<double>();
+  inference.warnings = i.value("warnings", std::vector<std::string>{});
   return facts;
 }
 

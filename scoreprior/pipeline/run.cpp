@@ -24,6 +24,13 @@ io::Arrays history_arrays(const Draws& draws) {
   return a;
 }
 
+std::string sentence(const Summary& s) {
+  std::string all =
+      "the inference ended as \"" + std::string(to_string(s.status)) + "\": " + s.message;
+  for (const auto& warning : s.warnings) all += "; " + warning;
+  return all;
+}
+
 }  // namespace
 
 RunOutcome run(const Config& config, const RunRequest& request, Observer& observer) {
@@ -48,17 +55,20 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   if (folder.finished()) {
     observer.note(folder.path().string() + " is finished; its report is " +
                   folder.file("report.html").string());
-    return {Status::kConverged, folder.file("report.html")};
+    Summary before;
+    read_facts(folder.path(), before);
+    return {before.status, folder.file("report.html"), sentence(before)};
   }
   std::optional<WarmStart> warm;
   if (flow_of) warm.emplace(folder, *flow_of, config.table("infer").get<int64_t>("steps", 0));
-  const Draws draws = method->run({*prior, *data.likelihood}, rng.split("infer"), observer,
-                                  warm ? static_cast<StateStore&>(*warm) : folder);
+  Draws draws = method->run({*prior, *data.likelihood}, rng.split("infer"), observer,
+                            warm ? static_cast<StateStore&>(*warm) : folder);
   if (draws.summary.status == Status::kInterrupted) {
     observer.note("stopped; the same command goes on from the checkpoint in " +
                   folder.path().string());
     return {Status::kInterrupted, {}};
   }
+  add_diagnostics("prior", *prior, draws.summary);
   io::write_npz(folder.file("history.npz"), history_arrays(draws));
   io::write_npy(folder.file("draws.npy"), draws.x);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
@@ -66,7 +76,7 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
                        seconds.count(), config.to_toml(),     report};
   write_posterior(draws, data, facts, folder.path(), observer);
   observer.note("report: " + folder.file("report.html").string());
-  return {draws.summary.status, folder.file("report.html")};
+  return {draws.summary.status, folder.file("report.html"), sentence(draws.summary)};
 }
 
 void rebuild_report(const std::filesystem::path& path, Observer& observer) {

@@ -27,21 +27,19 @@ class ScoreElbo final : public detail::ScorePrior {
       : ScorePrior(std::move(model), options.weight, options.t0), options_(options) {}
 
   at::Tensor log_prob(const at::Tensor& x, const Rng& rng) const override {
-    return elbo(model(), options_, x, draw_elbo(model(), options_, x.size(0), rng)).value() *
-           weight();
+    return elbo(model(), options_, x, draws(x, rng)).value() * weight();
   }
 
   std::pair<at::Tensor, at::Tensor> value_and_score(const at::Tensor& x,
                                                     const Rng& rng) const override {
-    auto [terms, grad] =
-        elbo_and_grad(model(), options_, x, draw_elbo(model(), options_, x.size(0), rng));
+    auto [terms, grad] = elbo_and_grad(model(), options_, x, draws(x, rng));
     return {terms.value() * weight(), grad * weight()};
   }
 
   std::vector<std::pair<std::string, at::Tensor>> terms(const at::Tensor& x,
                                                         const Rng& rng) const override {
     at::NoGradGuard off;
-    const ElboTerms t = elbo(model(), options_, x, draw_elbo(model(), options_, x.size(0), rng));
+    const ElboTerms t = elbo(model(), options_, x, draws(x, rng));
     const double w = weight();
     return {{"score_elbo.prior", t.prior * w},
             {"score_elbo.integral", t.integral * w},
@@ -49,6 +47,14 @@ class ScoreElbo final : public detail::ScorePrior {
   }
 
  private:
+  ElboDraws draws(const at::Tensor& x, const Rng& rng) const {
+    detail::EvaluationLog::Entry e;
+    e.images = x.size(0);
+    e.means["nfe"] = static_cast<double>(options_.n_times + (options_.offset ? 1 : 0));
+    log().add(e);
+    return draw_elbo(model(), options_, x.size(0), rng);
+  }
+
   ScoreElboOptions options_;
 };
 

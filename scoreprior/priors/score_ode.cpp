@@ -11,6 +11,10 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+#include <cmath>
+
+#include "scoreprior/core/errors.h"
 #include "scoreprior/diffusion/probability_flow.h"
 #include "scoreprior/priors/detail/score_prior.h"
 #include "scoreprior/priors/penalty.h"
@@ -54,10 +58,51 @@ class ScoreOde final : public detail::ScorePrior {
             {"score_ode.volume", (flow.log_prob - prior) * weight()}};
   }
 
+  /// numbers: nfe (right-hand sides), forwards, vjps, second_order (network rows) per image; the
+  /// errors of weight * log p; gradient_difference of check_gradient.
+  Summary diagnostics() const override {
+    Summary s = ScorePrior::diagnostics();
+    const auto at = [&](const char* name) {
+      const auto found = s.numbers.find(name);
+      return found == s.numbers.end() ? 0.0 : found->second;
+    };
+    if (at("gradient_difference_max") > options_.gradient_tolerance)
+      s.warnings.push_back(detail::concat(
+          "two gradients differed by up to ", at("gradient_difference_max"),
+          " (gradient_tolerance ", options_.gradient_tolerance, "), on average by ",
+          at("gradient_difference_mean"), ": tighten rtol and atol or take more steps"));
+    for (const auto& [name, what] :
+         {std::make_pair("grad_failed_mean", "the gradient"),
+          std::make_pair("gradient_unchecked_mean", "the second gradient")})
+      if (at(name) > 0)
+        s.warnings.push_back(detail::concat(what, " did not arrive in ",
+                                            std::round(at(name) * at("images")), " of ",
+                                            at("images"), " evaluations"));
+    return s;
+  }
+
  private:
   ProbabilityFlow solve(const at::Tensor& x, const Rng& rng, bool with_grad) const {
-    return probability_flow_log_prob(model(), options_, x,
-                                     draw_probes(model(), options_, x.size(0), rng), with_grad);
+    ProbabilityFlow flow = probability_flow_log_prob(
+        model(), options_, x, draw_probes(model(), options_, x.size(0), rng), with_grad);
+    detail::EvaluationLog::Entry e;
+    e.images = x.size(0);
+    e.failed = static_cast<int64_t>(flow.summary.numbers.at("failed"));
+    e.status = flow.summary.status;
+    e.failure = flow.failure;
+    e.values = {{"nfe", at::tensor(flow.evaluations, at::kDouble)},
+                {"standard_error", flow.standard_error * std::abs(weight())},
+                {"solver_error", flow.solver_error * std::abs(weight())},
+                {"gradient_difference", flow.gradient_difference}};
+    const double images = static_cast<double>(std::max<int64_t>(e.images, 1));
+    for (const char* name : {"forwards", "vjps", "second_order"})
+      e.means[name] = flow.summary.numbers.at(name);
+    for (const char* name : {"grad_failed", "gradient_unchecked"}) {
+      const auto n = flow.summary.numbers.find(name);
+      e.means[name] = n == flow.summary.numbers.end() ? 0.0 : n->second / images;
+    }
+    log().add(e);
+    return flow;
   }
 
   ScoreOdeOptions options_;

@@ -47,6 +47,15 @@ class SumPrior : public LogDensity {
     return total;
   }
   const std::vector<Term>& all() const { return terms_; }
+  /// Those of the terms, by their keys.
+  Summary diagnostics() const override {
+    Summary all{Status::kConverged, "", {}, {}};
+    for (const auto& t : terms_) {
+      all.status = std::max(all.status, t.density->diagnostics().status);
+      add_diagnostics(t.key, *t.density, all);
+    }
+    return all;
+  }
 
   std::pair<at::Tensor, at::Tensor> value_and_score(const at::Tensor& x,
                                                     const Rng& rng) const override {

@@ -9,28 +9,13 @@
 
 #include "scoreprior/diffusion/elbo.h"
 #include "scoreprior/diffusion/probability_flow.h"
-#include "scoreprior/io/toml.h"
-#include "scoreprior/nets/score_net.h"
 #include "scoreprior/testing/golden.h"
+#include "tests/diffusion/small_network.h"
 
 namespace scoreprior {
 namespace {
 
 using testing::relative_error;
-
-// A small network with random weights.
-std::unique_ptr<ScoreModel> network() {
-  auto net = score_nets().make(
-      io::parse_toml("name = \"ncsnpp\"\nimage_size = 4\nchannels = 1\nnf = 8\nnum_res_blocks = 1\n"
-                     "ch_mult = [1, 1]\nattn_resolutions = [2]\ndropout = 0.0\n"
-                     "embedding_type = \"smooth\"\ninit_scale = 1.0\n"),
-      "ncsnpp");
-  net->initialize(Rng(1));
-  net->to(at::kDouble, at::kCPU);
-  net->freeze();
-  return std::make_unique<NetworkScore>(std::move(net), make_sde(io::parse_toml("type = \"vp\"\n")),
-                                        at::kDouble, at::kCPU, "unit");
-}
 
 TEST(MemoryBudget, FreeMemoryIsANumberOfThisMachine) {
   const double free = usable_memory();
@@ -72,7 +57,7 @@ TEST(MemoryBudget, PiecesFollowTheLaw) {
 
 // Value, gradient and errors do not depend on the budget; one image goes however little there is.
 TEST(MemoryBudget, FlowPiecesGiveTheSame) {
-  const auto model = network();
+  const auto model = small_network();
   const at::Tensor x = Rng(3).uniform({2, 1, 4, 4}, at::kDouble);
   struct Case {
     const char *trace, *adjoint, *solver;
@@ -107,7 +92,7 @@ TEST(MemoryBudget, FlowPiecesGiveTheSame) {
 
 // Steps that follow tolerances are each image's own, so that pieces leave them alone too.
 TEST(MemoryBudget, FlowPiecesKeepAdaptiveSteps) {
-  const auto model = network();
+  const auto model = small_network();
   const at::Tensor x = Rng(4).uniform({2, 1, 4, 4}, at::kDouble);
   ProbabilityFlowOptions o;
   o.solver = "exp4m";
@@ -124,7 +109,7 @@ TEST(MemoryBudget, FlowPiecesKeepAdaptiveSteps) {
 
 // The law holds: what is allocated stays within the budget, and most of the budget is used.
 TEST(MemoryBudget, AllocationsStayWithinTheBudget) {
-  const auto model = network();
+  const auto model = small_network();
   const at::Tensor x = Rng(3).uniform({12, 1, 4, 4}, at::kDouble);
   ProbabilityFlowOptions o;
   o.solver = "exp3m";
@@ -151,7 +136,7 @@ TEST(MemoryBudget, AllocationsStayWithinTheBudget) {
 }
 
 TEST(MemoryBudget, BoundPiecesGiveTheSame) {
-  const auto model = network();
+  const auto model = small_network();
   const at::Tensor x = Rng(3).uniform({6, 1, 4, 4}, at::kDouble);
   ElboOptions o;
   o.n_times = 4;

@@ -107,6 +107,13 @@ TEST_F(LogpTest, WritesTextJsonAndArrays) {
   EXPECT_EQ(j["names"].size(), 2u);
   EXPECT_NEAR(j["methods"]["ode"]["bits_per_dim"][0].get<double>(),
               -r.columns[0].log_prob[0].item<double>() / (16 * std::log(2.0)), 1e-12);
+  const std::string head = text.substr(
+      text.find("\nimage "), text.find('\n', text.find("\nimage ") + 1) - text.find("\nimage "));
+  size_t bits = 0;
+  for (size_t at = head.find("bits/dim"); at != std::string::npos;
+       at = head.find("bits/dim", at + 1))
+    ++bits;
+  EXPECT_EQ(bits, 3u) << head;
   const io::Arrays a = logp_arrays(r);
   EXPECT_TRUE(a.count("ode_step_error") && a.count("elbo_random_error") && a.count("path_nfe"));
   EXPECT_FALSE(a.count("elbo_step_error"));
@@ -250,8 +257,81 @@ TEST_F(LogpTest, AcceptsARunConfiguration) {
 TEST_F(LogpTest, AFailedSolverIsSaid) {
   const LogpResult r = evaluate(save("x.npy", some_images(2)), "[ode]\nmax_steps = 1\n", "ode");
   EXPECT_TRUE(at::isnan(r.columns[0].log_prob).all().item<bool>());
-  EXPECT_FALSE(r.columns[0].message.empty());
-  EXPECT_NE(logp_text(r).find("2 image(s) have no value"), std::string::npos);
+  EXPECT_EQ(r.columns[0].failed(), 2);
+  const std::string says = "ode: no value for 2 of 2 images: step limit reached at t = 0.00";
+  EXPECT_EQ(logp_failure(r).rfind(says, 0), 0u) << logp_failure(r);
+  EXPECT_NE(logp_text(r).find(says), std::string::npos) << logp_text(r);
+  EXPECT_EQ(logp_failure(evaluate(save("x.npy", some_images(2)), "", "ode")), "");
+}
+
+// One image without a value leaves the means of the others; infinite is no value.
+TEST_F(LogpTest, MeansAreOverTheImagesThatHaveAValue) {
+  at::Tensor x = some_images(3);
+  const LogpResult good = evaluate(save("x.npy", x.slice(0, 0, 2)));
+  x[2].fill_(1e200);
+  const LogpResult r = evaluate(save("far.npy", x));
+  const std::string text = logp_text(r);
+  const auto j = nlohmann::json::parse(logp_json(r));
+  for (size_t k = 0; k < 3; ++k) {
+    const LogpColumn& c = r.columns[k];
+    EXPECT_EQ(c.failed(), 1) << c.method;
+    EXPECT_FALSE(at::isfinite(c.random_error[2]).item<bool>()) << c.method;
+    EXPECT_EQ(j["methods"][c.method]["failed"], 1);
+    EXPECT_NE(text.find(c.method + ": no value for 1 of 3 images, left out of the means: "),
+              std::string::npos)
+        << text;
+    std::ostringstream mean;
+    mean << std::fixed << std::setprecision(2) << good.columns[k].log_prob.mean().item<double>();
+    EXPECT_NE(text.find(mean.str(), text.find("\nmean")), std::string::npos)
+        << c.method << " " << mean.str() << "\n"
+        << text;
+  }
+  EXPECT_NE(logp_failure(r).find("; path: no value for 1 of 3"), std::string::npos)
+      << logp_failure(r);
+}
+
+// Every method has its own t0, and the bound reaches t = 0.
+TEST_F(LogpTest, EveryMethodSaysItsTime) {
+  const std::string images = save("x.npy", some_images(1));
+  const LogpResult r = evaluate(images, "[ode]\nt0 = 1e-4\n");
+  const auto noise = [](double t) {
+    return std::sqrt(1 - std::exp(-(0.1 * t + 19.9 * t * t / 2)));
+  };
+  EXPECT_NEAR(r.columns[0].noise, noise(1e-4), 1e-12);
+  EXPECT_NEAR(r.columns[2].noise, noise(1e-3), 1e-12);
+  std::string text = logp_text(r);
+  for (const char* part : {"ode: log p at t0 = 0.0001, where the noise is 0.00317",
+                           "elbo: bounds log p at t = 0;", "path: log p at t0 = 0.001, where",
+                           "gap = log p ode - that column; the densities are those of different"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  text = logp_text(evaluate(images, "", "elbo"));
+  EXPECT_EQ(text.find("t0"), std::string::npos) << text;
+  text = logp_text(evaluate(images, "[elbo]\noffset = false\n", "elbo"));
+  EXPECT_NE(text.find("elbo: bounds log p from t0 = 0.001"), std::string::npos) << text;
+  text = logp_text(evaluate(images));
+  EXPECT_EQ(text.find("different times"), std::string::npos) << text;
+}
+
+// The second solution is work too; one step has none, and no error that it would give.
+TEST_F(LogpTest, AllEvaluationsAreCounted) {
+  const std::string images = save("x.npy", some_images(2));
+  const auto ode = [&](const std::string& settings) {
+    return evaluate(images, "[ode]\nsolver = \"rk4\"\n" + settings, "ode");
+  };
+  const LogpResult both = ode("steps = 10\n"), value = ode("steps = 10\nsolver_error = \"none\"\n"),
+                   half = ode("steps = 5\nsolver_error = \"none\"\n");
+  const auto count = [](const LogpResult& r) {
+    return r.columns[0].evaluations[0].item<int64_t>();
+  };
+  EXPECT_EQ(count(both), count(value) + count(half));
+  EXPECT_EQ(both.columns[0].error_evaluations[0].item<int64_t>(), count(half));
+  EXPECT_FALSE(value.columns[0].error_evaluations.defined());
+  EXPECT_NE(logp_text(both).find("60 evaluations per image, 20 of them for the solver's error"),
+            std::string::npos)
+      << logp_text(both);
+  const LogpResult one = ode("steps = 1\n");
+  EXPECT_TRUE(at::isnan(one.columns[0].step_error).all().item<bool>());
+  EXPECT_TRUE(at::isfinite(one.columns[0].log_prob).all().item<bool>());
 }
 
 TEST_F(LogpTest, BadImagesAreOneSentence) {
@@ -265,6 +345,13 @@ TEST_F(LogpTest, BadImagesAreOneSentence) {
   expect_error(save("x.npy", some_images(2)), "unknown method", "", "exact");
   expect_error(save("x.npy", some_images(2)), "unknown key", "[ode]\nrtool = 1.0\n");
   expect_error(save("x.npy", some_images(2)), "holds 2 image(s)", "[images]\nfirst = 2\n");
+  for (const char* dead : {"adjoint = \"direct\"", "seminorm = true", "check_gradient = true",
+                           "gradient_tolerance = 0.1"})
+    expect_error(save("x.npy", some_images(2)), "unknown key",
+                 "[ode]\n" + std::string(dead) + "\n");
+  expect_error(save("x.npy", some_images(2)),
+               "the solver rk4 has no error estimate: it needs steps > 0",
+               "[ode]\nsolver = \"rk4\"\n");
   expect_error((folder_ / "none.npy").string(), "none.npy");
   expect_error((folder_ / "x.txt").string(), "unknown kind of images");
   expect_error(save("x.npy", some_images(2)), "steps must be even", "[path]\nsteps = 7\n");

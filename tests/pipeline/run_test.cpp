@@ -34,20 +34,27 @@ class Run : public ::testing::Test {
   void TearDown() override { fs::remove_all(folder_); }
 
   /// The page and summary.json.
-  std::pair<std::string, std::string> infer(const std::string& method) {
+  std::pair<std::string, std::string> infer(const std::string& method,
+                                            const std::string& prior = "name = \"tv\"\n") {
     const Config config =
         io::parse_toml("[data]\nfile = \"" + folder_.string() + "/data/observation.npz\"\n" +
-                       kNoise + kTv + "[infer]\n" + method);
-    const RunOutcome outcome = run(config, {folder_ / "run", ""}, quiet_);
-    EXPECT_EQ(outcome.report, folder_ / "run" / "report.html");
+                       kNoise + "[image]\nsize = 16\n[prior]\n" + prior + "[infer]\n" + method);
+    outcome_ = run(config, {folder_ / "run", ""}, quiet_);
+    EXPECT_EQ(outcome_.report, folder_ / "run" / "report.html");
     return {io::read_text(folder_ / "run" / "report.html"),
             io::read_text(folder_ / "run" / "summary.json")};
   }
 
   static constexpr const char* kNoise = "[likelihood]\nsigma = 0.1\n";
   static constexpr const char* kTv = "[image]\nsize = 16\n[prior]\nname = \"tv\"\n";
+  static constexpr const char* kDpi =
+      "name = \"dpi\"\nsteps = 3\nbatch = 4\nn_draws = 8\n[infer.flow]\nname = "
+      "\"gaussian_diagonal\"\n";
+  static constexpr const char* kLaw =
+      "name = \"gaussian\"\nmean = 0.5\nsigma = 0.2\nshape = [1, 16, 16]\n";
   fs::path folder_;
   Observer quiet_;
+  RunOutcome outcome_;
 };
 
 // One image has no spread: a report without it, not an error.
@@ -162,6 +169,60 @@ TEST_F(Run, SkyImagesAreMeasuredUnderABeam) {
   EXPECT_EQ(hash("seed = 1\n[infer]\nsteps = 2\n"),
             hash("seed = 1\n" + beam_table + "[infer]\nsteps = 2\n"));
   EXPECT_NE(hash("seed = 1\n[infer]\nsteps = 2\n"), hash("seed = 1\n[infer]\nsteps = 3\n"));
+}
+
+// What log p cost and how well it is known is part of the summary.
+TEST_F(Run, SummaryHasThePriorsWork) {
+  const auto [page, summary] =
+      infer(kDpi, std::string("name = \"sum\"\n[prior.score_ode]\nn_probes = 2\n"
+                              "[prior.score_ode.score]\n") +
+                      kLaw + "[prior.tv]\nweight = 1.0\n");
+  const auto j = nlohmann::json::parse(summary)["inference"];
+  const auto number = [&](const char* name) { return j["numbers"].at(name).get<double>(); };
+  EXPECT_EQ(number("prior.score_ode.images"), 3 * 4);
+  EXPECT_EQ(number("prior.score_ode.failed"), 0);
+  EXPECT_GT(number("prior.score_ode.nfe_mean"), 10);
+  EXPECT_GE(number("prior.score_ode.nfe_max"), number("prior.score_ode.nfe_mean"));
+  // Two probes, so two products a right-hand side, on the way back too.
+  EXPECT_NEAR(number("prior.score_ode.vjps_mean"), 2 * number("prior.score_ode.nfe_mean"), 1e-9);
+  EXPECT_GT(number("prior.score_ode.solver_error_mean"), 0);
+  EXPECT_GE(number("prior.score_ode.standard_error_max"), 0);
+  EXPECT_TRUE(j["warnings"].empty()) << j["warnings"];
+  EXPECT_NE(page.find("prior.score_ode.nfe_mean"), std::string::npos);
+}
+
+// No density at all: the run has diverged, and the sentence says what stopped log p.
+TEST_F(Run, SaysWhatStoppedThePrior) {
+  const auto [page, summary] =
+      infer(kDpi, std::string("name = \"score_ode\"\nmax_steps = 1\n[prior.score]\n") + kLaw);
+  EXPECT_EQ(outcome_.status, Status::kDiverged);
+  for (const std::string& text : {page, summary, outcome_.message})
+    EXPECT_NE(text.find("log p had no value in 12 of 12 evaluations: step limit reached at t = "),
+              std::string::npos)
+        << outcome_.message;
+  EXPECT_NE(outcome_.message.find("no usable density"), std::string::npos) << outcome_.message;
+  // Asked again, the finished folder says the same.
+  const std::string message = outcome_.message;
+  infer(kDpi, std::string("name = \"score_ode\"\nmax_steps = 1\n[prior.score]\n") + kLaw);
+  EXPECT_EQ(outcome_.status, Status::kDiverged);
+  EXPECT_EQ(outcome_.message, message);
+}
+
+TEST_F(Run, WarnsOfGradientsThatDisagree) {
+  const auto [page, summary] =
+      infer(kDpi, std::string("name = \"score_ode\"\nsteps = 2\ncheck_gradient = true\n"
+                              "gradient_tolerance = 1e-9\n[prior.score]\n") +
+                      kLaw);
+  const auto j = nlohmann::json::parse(summary)["inference"];
+  ASSERT_EQ(j["warnings"].size(), 1u);
+  EXPECT_NE(j["warnings"][0].get<std::string>().find("prior: two gradients differed by up to"),
+            std::string::npos);
+  EXPECT_GT(j["numbers"]["prior.gradient_difference_max"].get<double>(), 1e-9);
+  EXPECT_NE(page.find("two gradients differed by up to"), std::string::npos);
+  // A report that is built again keeps it.
+  rebuild_report(folder_ / "run", quiet_);
+  EXPECT_NE(io::read_text(folder_ / "run" / "report.html").find("two gradients differed by up to"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -189,6 +189,7 @@ class BadInputTest : public ::testing::Test {
     io::write_npy(root() / "x.npy", at::rand({2, 1, 8, 8}, at::kDouble));
     io::write_npy(root() / "x_flat.npy", at::rand({8, 8}, at::kDouble));
     io::write_npy(root() / "x_255.npy", 255 * at::rand({2, 1, 8, 8}, at::kDouble));
+    io::write_npy(root() / "x_far.npy", at::full({2, 1, 8, 8}, 1e30, at::kDouble));
     io::write_npy(root() / "t2.npy", at::rand({2}, at::kDouble));
     io::write_npy(root() / "t3.npy", at::rand({3}, at::kDouble));
     io::write_npy(root() / "stack_nan.npy", spoilt(at::rand({8, 8, 8}, at::kFloat), NAN));
@@ -517,6 +518,13 @@ std::vector<BadInput> BadInputTest::table() {
   exact("exact_tolerance", "prior.rtol=-1e-3", "\"rtol\" in [prior]: tolerances must be positive");
   exact("exact_probes", "prior.n_probes=0", "\"n_probes\" in [prior]");
   exact("exact_memory", "prior.max_memory_mib=-1", "\"max_memory_mib\" in [prior]");
+  // Numerical failures: what stopped log p, after everything was written.
+  run("exact_step_limit", score, {"prior.name=score_ode", "prior.max_steps=1"}, 65,
+      "prior: log p had no value in 2 of 2 evaluations: step limit reached at t = 0.00");
+  run("exact_evaluation_limit", score, {"prior.name=score_ode", "prior.max_nfe=2"}, 65,
+      "evaluation limit reached at t = 0.001 (exp4m");
+  run("exact_blow_up", score, {"prior.name=score_ode", "infer.flow.init_mean=1e30"}, 65,
+      "prior: log p had no value in 2 of 2 evaluations: ");
   run("model_truncated", score, {"prior.score.weights=@/truncated.safetensors"}, 65,
       "truncated.safetensors: truncated");
   run("model_headless", score, {"prior.score.weights=@/headless.safetensors"}, 65,
@@ -590,6 +598,20 @@ std::vector<BadInput> BadInputTest::table() {
   logp("logp_missing_images", {"@/nowhere.npy"}, 66, "@/nowhere.npy does not exist");
   logp("logp_missing_model", {"@/x.npy"}, 66, "@/nowhere.safetensors does not exist");
   rows.back().command[1] = "@/nowhere.safetensors";
+  logp("logp_solver", {"@/x.npy", "ode.solver=rk4"}, 78,
+       "the solver rk4 has no error estimate: it needs steps > 0");
+  logp("logp_adjoint", {"@/x.npy", "ode.adjoint=direct"}, 78, "unknown key \"adjoint\" in [ode]");
+  logp("logp_step_limit", {"@/x.npy", "--method", "ode", "ode.max_steps=1", "--quiet"}, 65,
+       "ode: no value for 2 of 2 images: step limit reached at t = 0.00");
+  logp("logp_blow_up",
+       {"@/x_far.npy", "--method", "all", "images.check_range=false", "path.steps=4",
+        "path.paths=1", "elbo.n_times=2", "elbo.replicates=2", "--quiet"},
+       65, "ode: no value for 2 of 2 images: ");
+  plain("eval_logp_step_limit",
+        {"eval", "logp", "--set", "prior.name=score_ode", "--set", "prior.max_steps=1", "--set",
+         "prior.score.weights=@/trained/model.safetensors", "--in", "x=@/x.npy", "--out",
+         "logp=o.npy"},
+        65, "eval logp: step limit reached at t = 0.00");
   logp("logp_model_nan", {"@/x.npy"}, 65, "not finite");
   rows.back().command[1] = "@/nan.safetensors";
   logp("logp_no_folder",

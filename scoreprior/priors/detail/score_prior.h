@@ -5,6 +5,7 @@
 #include "scoreprior/core/log_density.h"
 #include "scoreprior/core/posterior_faces.h"
 #include "scoreprior/diffusion/score_model.h"
+#include "scoreprior/priors/detail/evaluation_log.h"
 #include "scoreprior/priors/prior.h"
 
 namespace scoreprior::detail {
@@ -23,14 +24,18 @@ class ScorePrior : public LogDensity, public DenoisingPrior {
   /// Throws UsageError unless weight is 1: p^weight has another score at every noise.
   at::Tensor draw_given_noisy(const at::Tensor& noisy, double sigma, double steps,
                               const Rng& rng) const override;
+  Summary diagnostics() const override { return log_.summary(); }
 
  protected:
+  /// What every evaluation of log p adds to.
+  EvaluationLog& log() const { return log_; }
   const ScoreModel& model() const { return *model_; }
   double weight() const { return weight_; }
 
  private:
   std::unique_ptr<ScoreModel> model_;
   double weight_, t0_;
+  mutable EvaluationLog log_;
 };
 
 }  // namespace scoreprior::detail
