@@ -183,12 +183,18 @@ class CouplingMetric {
   at::Tensor j_, inverse_;
 };
 
+/// Linear data: the directions whose noise 1/curvature is narrower than the coupling's rho^2. rho
+/// ends at the narrowest noise itself, which must not fall on either side by rounding.
+at::Tensor loose_directions(const at::Tensor& curvature, double rho) {
+  return curvature * (rho * rho) > 1 + 1e-6;
+}
+
 /// Linear data: how far the mean of x | z goes from z towards the data, by direction; its variance
-/// is rho^2 times the rest. Where the noise 1/curvature is wider than rho^2, x sees the difference
-/// of the two, elsewhere all of it.
+/// is rho^2 times the rest. In a loose direction x sees all of the noise, elsewhere what it is
+/// wider than rho^2.
 at::Tensor coupling_share(const at::Tensor& curvature, double rho) {
   const at::Tensor ratio = curvature * (rho * rho);
-  return at::where(ratio > 1, ratio / (1 + ratio), ratio);
+  return at::where(loose_directions(curvature, rho), ratio / (1 + ratio), ratio.clamp_max(1));
 }
 
 /// 1.4826 times the median distance from the median: a standard deviation that ignores outliers.
@@ -309,8 +315,9 @@ class SplitGibbs final : public Inference {
     const at::Tensor& basis = problem.space.basis;
     if (const at::Tensor& curvature = problem.space.curvature; curvature.defined()) {
       const double rho = problem.rho_end;
-      const at::Tensor informed = at::where(
-          curvature * (rho * rho) > 1, coupling_share(curvature, rho), at::zeros_like(curvature));
+      const at::Tensor informed =
+          at::where(loose_directions(curvature, rho), coupling_share(curvature, rho),
+                    at::zeros_like(curvature));
       return chains.z + at::mm(at::mm(chains.x - chains.z, basis) * informed, basis.t());
     }
     if (!metric) return chains.x;
@@ -362,7 +369,7 @@ SplitGibbs::Moved SplitGibbs::linear_move(const Problem& problem, Chains& chains
   // -2 ln l = sum over directions of misfit^2 / v, v = 1 / curvature, or that + rho^2 where rho is
   // the wider.
   const at::Tensor misfit2 = slope.square() / curvature;
-  const at::Tensor loose = (curvature * (rho * rho) > 1).to(at::kDouble);
+  const at::Tensor loose = loose_directions(curvature, rho).to(at::kDouble);
   Moved moved;
   moved.acceptance = finite.to(at::kDouble);
   moved.log_likelihood = here.log_likelihood;

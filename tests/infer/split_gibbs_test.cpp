@@ -82,11 +82,12 @@ std::unique_ptr<Inference> split_gibbs(const std::string& overrides) {
 
 struct Problem {
   at::Tensor a, y, mean, covariance, posterior_mean, posterior_covariance;
-  double sigma = 0.2;
-  Problem() {
+  double sigma;
+  explicit Problem(at::Tensor matrix = Rng(5).split("a").normal({2, 4}, at::kDouble),
+                   double noise = 0.2)
+      : a(matrix), sigma(noise) {
     const Rng rng(5);
-    a = rng.split("a").normal({2, 4}, at::kDouble);
-    y = rng.split("y").normal({2}, at::kDouble);
+    y = rng.split("y").normal({a.size(0)}, at::kDouble);
     mean = at::tensor({0.5, -0.2, 0.1, 0.0}, at::kDouble);
     const at::Tensor b = rng.split("b").normal({4, 4}, at::kDouble) * 0.4;
     covariance = b.matmul(b.t()) + 0.1 * at::eye(4, at::kDouble);
@@ -146,6 +147,20 @@ TEST(SplitGibbs, GaussianPosterior) {
       expect_posterior(p, draws, metric ? 0 : 0.04 * 0.04,
                        detail::concat("metric ", metric, " seed ", seed));
     }
+}
+
+// One noise in all directions: rho ends at exactly that, and rounding must not take any direction
+// for one whose noise is narrower.
+TEST(SplitGibbs, DenoisingWithOneNoise) {
+  for (const double sigma : {0.1, 0.2, 0.3, 0.7}) {
+    const Problem p(at::eye(4, at::kDouble), sigma);
+    const GaussianDenoiser prior(p.mean, p.covariance);
+    const OpenLinearLikelihood likelihood(p.a, p.y, p.sigma);
+    MemoryStore store;
+    StoppingObserver observer;
+    const Draws draws = split_gibbs(kLoose)->run({prior, likelihood}, Rng(2), observer, store);
+    expect_posterior(p, draws, 0, detail::concat("sigma ", sigma));
+  }
 }
 
 // A coupling wider than the noise of a direction widens it by no more than its square.
