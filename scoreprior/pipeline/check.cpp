@@ -110,6 +110,7 @@ class DryRun {
     inferences().make(config_.table("infer"), "dpi",
                       InferenceContext{session.dtype, session.device});
     read_report_options(config_, data.sky.has_value());
+    first_flow(config_);
     skip_simulation_tables(config_);
     config_.require_all_used();
     report_.settings = config_.to_toml();

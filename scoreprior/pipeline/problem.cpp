@@ -90,6 +90,13 @@ void require_data(const Config& config) {
 
 }  // namespace
 
+std::optional<std::filesystem::path> first_flow(const Config& config) {
+  const auto folder = config.maybe<std::filesystem::path>("start_from");
+  if (folder && config.table("infer").get<std::string>("name", "dpi") != "dpi")
+    config.fail("start_from", "start_from hands on a flow: it goes with infer.name = \"dpi\" only");
+  return folder;
+}
+
 void skip_simulation_tables(const Config& config) {
   for (const char* table : {"truth", "observe"})
     if (config.is_table(table)) config.table(table).mark_used();

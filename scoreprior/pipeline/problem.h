@@ -1,4 +1,5 @@
 #pragma once
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -44,6 +45,10 @@ std::unique_ptr<LogDensity> load_prior(const Config& config, const Session& sess
 /// when the field of view is not the one the prior's model file was trained on, MissingFileError
 /// for absent data, with the command that makes them where the file also configures `simulate`.
 Measurement load_measurement(const Config& config, const Shape& shape, const Session& session);
+
+/// The run folder that `start_from` names: a DPI run begins with its flow. ConfigError for another
+/// method, which has none.
+std::optional<std::filesystem::path> first_flow(const Config& config);
 
 /// Marks [truth] and [observe] as read: they are for `simulate`, which the same file may configure.
 void skip_simulation_tables(const Config& config);

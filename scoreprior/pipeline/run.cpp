@@ -42,9 +42,7 @@ RunOutcome run(const Config& config, const RunRequest& request, Observer& observ
   const Measurement data = load_measurement(config, prior->event_shape(), session);
   const auto method = inferences().make(config.table("infer"), "dpi",
                                         InferenceContext{session.dtype, session.device});
-  const auto flow_of = config.maybe<std::filesystem::path>("start_from");
-  if (flow_of && config.table("infer").get<std::string>("name", "dpi") != "dpi")
-    config.fail("start_from", "start_from hands on a flow: it goes with infer.name = \"dpi\" only");
+  const auto flow_of = first_flow(config);
   const ReportOptions report = read_report_options(config, data.sky.has_value());
   skip_simulation_tables(config);
   config.require_all_used();
