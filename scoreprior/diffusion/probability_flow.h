@@ -63,7 +63,9 @@ struct ProbabilityFlowOptions {
     f("t0", t0, "smallest diffusion time");
     f("trace", trace, "exact | hutchinson");
     f("n_probes", n_probes, "hutchinson: probes (vector-Jacobian products)");
-    f("colours", colours, "probes that share the pixels out, neighbours apart; divides n_probes");
+    f("colours", colours,
+      "probes that share the pixels out, neighbours apart; divides n_probes "
+      "(logp: 0 = as many as leave 2 sets, from 8 probes on 4)");
     f("probe_law", probe_law, "rademacher | gaussian");
     f("solver", solver,
       "euler | midpoint | rk4 | heun | bosh3 | dopri5 | tsit5 | dopri8 | exp2 | exp3 | exp2m | "

@@ -97,6 +97,25 @@ TEST_F(LogpTest, ThreeMethodsAgreeWithTheClosedForm) {
   EXPECT_LT((whole.columns[0].log_prob - r.columns[2].log_prob).abs().max().item<double>(), 1e-9);
 }
 
+// As many colours as leave sets for a standard error; a number that is asked for is taken.
+TEST_F(LogpTest, ProbesShareThePixelsOut) {
+  const auto path = save("x.npy", some_images(2));
+  const auto settings = [&](const std::string& ode) {
+    const LogpResult r = evaluate(path, "[ode]\nsteps = 4\n" + ode, "ode");
+    return logp_text(r) +
+           std::to_string(at::isfinite(r.columns[0].random_error).all().item<bool>());
+  };
+  for (const auto& [ode, want] :
+       {std::make_pair("", "4 probes (hutchinson, 2 colours)"),
+        std::make_pair("n_probes = 16\n", "16 probes (hutchinson, 4 colours)"),
+        std::make_pair("n_probes = 2\n", "2 probes (hutchinson)"),
+        std::make_pair("colours = 1\n", "4 probes (hutchinson)")}) {
+    const std::string text = settings(ode);
+    EXPECT_NE(text.find(want), std::string::npos) << text;
+    EXPECT_EQ(text.back(), '1') << ode;
+  }
+}
+
 TEST_F(LogpTest, WritesTextJsonAndArrays) {
   const LogpResult r = evaluate(save("x.npy", some_images(2)), "[ode]\nn_probes = 2\n");
   const std::string text = logp_text(r);
