@@ -221,6 +221,27 @@ TEST(Malformed, EndlessReadersStop) {
   EXPECT_GE(used.ru_utime.tv_sec + used.ru_stime.tv_sec, 3);
 }
 
+// cfitsio would copy it beyond the end of its buffer.
+TEST(Malformed, ColumnsNeedNamesInQuotes) {
+  for (const FileFormat& f : file_formats()) {
+    if (f.name != "uvfits") continue;
+    const fs::path file = fs::temp_directory_path() / ("sp-name-" + std::to_string(::getpid()));
+    f.write(file);
+    std::string bad = read_text(file);
+    const size_t card = bad.find("TTYPE2  =");
+    bad.replace(card + 10, 70, std::string(70, 'x'));
+    put_bytes(file, bad);
+    std::string message;
+    try {
+      f.read(file);
+    } catch (const DataError& e) {
+      message = e.what();
+    }
+    EXPECT_NE(message.find("TTYPE2 is no text in quotes"), std::string::npos) << message;
+    fs::remove(file);
+  }
+}
+
 // cfitsio would allocate for a number of columns that it never set.
 TEST(Malformed, TablesNeedWholeNumbersInTheirHeaders) {
   for (const FileFormat& f : file_formats()) {

@@ -43,9 +43,19 @@ void require_table_cards(const std::string& name, const char* cards) {
   }
 }
 
+// The name of a column is a text in quotes: an unquoted one of 70 characters overruns cfitsio's
+// buffer of 70.
+void require_column_name(const std::string& name, const char* card) {
+  if (std::memcmp(card, "TTYPE", 5) != 0 || std::memcmp(card + 8, "= ", 2) != 0) return;
+  const std::string value = trimmed_text(std::string(card + 10, kCard - 10));
+  if (value.empty() || value[0] != '\'')
+    throw DataError(name + ": damaged header: " + trimmed_text(std::string(card, 8)) +
+                    " is no text in quotes");
+}
+
 // What cfitsio must not be given: a .gz, which it would unpack into memory and so defeat the size
 // checks, and a table with absurdly many columns or without their number, for which it allocates
-// before it looks further.
+// before it looks further, or with a column's name that it copies beyond its buffer.
 void refuse_dangerous_file(const std::filesystem::path& path) {
   const std::string name = path.string();
   std::ifstream in(path, std::ios::binary);
@@ -62,6 +72,7 @@ void refuse_dangerous_file(const std::filesystem::path& path) {
           std::memcmp(cards.data() + at, "XTENSION= '", 11) == 0 &&
           std::string(cards.data() + at + 11, 8).find("TABLE") != std::string::npos)
         require_table_cards(name, cards.data() + at);
+      require_column_name(name, cards.data() + at);
       if (std::memcmp(cards.data() + at, "TFIELDS ", 8) != 0) continue;
       const long long columns =
           std::strtoll(std::string(cards.data() + at + 10, 70).c_str(), nullptr, 10);
