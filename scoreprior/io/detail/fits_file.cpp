@@ -46,9 +46,9 @@ void require_table_cards(const std::string& name, const char* cards) {
 // The name of a column is a text in quotes: an unquoted one of 70 characters overruns cfitsio's
 // buffer of 70.
 void require_column_name(const std::string& name, const char* card) {
-  if (std::memcmp(card, "TTYPE", 5) != 0 || std::memcmp(card + 8, "= ", 2) != 0) return;
+  if (std::memcmp(card, "TTYPE", 5) != 0) return;
   const std::string value = trimmed_text(std::string(card + 10, kCard - 10));
-  if (value.empty() || value[0] != '\'')
+  if (std::memcmp(card + 8, "= ", 2) != 0 || value.empty() || value[0] != '\'')
     throw DataError(name + ": damaged header: " + trimmed_text(std::string(card, 8)) +
                     " is no text in quotes");
 }
