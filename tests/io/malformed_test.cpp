@@ -221,55 +221,54 @@ TEST(Malformed, EndlessReadersStop) {
   EXPECT_GE(used.ru_utime.tv_sec + used.ru_stime.tv_sec, 3);
 }
 
-// cfitsio would copy it beyond the end of its buffer.
-TEST(Malformed, ColumnsNeedNamesInQuotes) {
-  for (const FileFormat& f : file_formats()) {
-    if (f.name != "uvfits") continue;
-    const fs::path file = fs::temp_directory_path() / ("sp-name-" + std::to_string(::getpid()));
-    f.write(file);
-    const std::string good = read_text(file);
-    const size_t card = good.find("TTYPE2  =");
-    for (const size_t from : {10, 9}) {  // with and without the space behind the equals sign
-      std::string bad = good;
-      bad.replace(card + from, 80 - from, std::string(80 - from, 'x'));
-      put_bytes(file, bad);
-      std::string message;
-      try {
-        f.read(file);
-      } catch (const DataError& e) {
-        message = e.what();
-      }
-      EXPECT_NE(message.find("TTYPE2 is no text in quotes"), std::string::npos) << message;
+/// A valid UVFITS file and what the reader says of a changed one.
+class DamagedTable : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    for (const FileFormat& f : file_formats())
+      if (f.name == "uvfits") format_ = &f;
+    ASSERT_NE(format_, nullptr);
+    file_ = fs::temp_directory_path() / ("sp-table-" + std::to_string(::getpid()));
+    format_->write(file_);
+    good_ = read_text(file_);
+  }
+  void TearDown() override { fs::remove(file_); }
+  std::string message(const std::string& bytes) const {
+    put_bytes(file_, bytes);
+    try {
+      format_->read(file_);
+    } catch (const DataError& e) {
+      return e.what();
     }
-    fs::remove(file);
+    return "";
+  }
+
+  const FileFormat* format_ = nullptr;
+  fs::path file_;
+  std::string good_;
+};
+
+// cfitsio would copy it beyond the end of its buffer.
+TEST_F(DamagedTable, ColumnsNeedNamesInQuotes) {
+  const size_t card = good_.find("TTYPE2  =");
+  for (const size_t from : {10, 9}) {  // with and without the space behind the equals sign
+    std::string bad = good_;
+    bad.replace(card + from, 80 - from, std::string(80 - from, 'x'));
+    EXPECT_NE(message(bad).find("TTYPE2 is no text in quotes"), std::string::npos) << message(bad);
   }
 }
 
 // cfitsio would allocate for a number of columns that it never set.
-TEST(Malformed, TablesNeedWholeNumbersInTheirHeaders) {
-  for (const FileFormat& f : file_formats()) {
-    if (f.name != "uvfits") continue;
-    const fs::path file = fs::temp_directory_path() / ("sp-cards-" + std::to_string(::getpid()));
-    f.write(file);
-    const std::string good = read_text(file);
-    const size_t table = good.find("XTENSION= 'BINTABLE'");
-    for (const char* key : {"NAXIS2  =", "PCOUNT  =", "TFIELDS ="})
-      for (const char* value : {"3INTT", "1.5", "", "T"}) {
-        std::string bad = good, field(20, ' ');
-        field.replace(0, std::strlen(value), value);
-        bad.replace(bad.find(key, table) + 10, 20, field);
-        put_bytes(file, bad);
-        std::string message;
-        try {
-          f.read(file);
-        } catch (const DataError& e) {
-          message = e.what();
-        }
-        EXPECT_NE(message.find("a table without a whole number"), std::string::npos)
-            << key << value << ": " << message;
-      }
-    fs::remove(file);
-  }
+TEST_F(DamagedTable, NeedsWholeNumbersInItsHeader) {
+  const size_t table = good_.find("XTENSION= 'BINTABLE'");
+  for (const char* key : {"NAXIS2  =", "PCOUNT  =", "TFIELDS ="})
+    for (const char* value : {"3INTT", "1.5", "", "T"}) {
+      std::string bad = good_, field(20, ' ');
+      field.replace(0, std::strlen(value), value);
+      bad.replace(bad.find(key, table) + 10, 20, field);
+      EXPECT_NE(message(bad).find("a table without a whole number"), std::string::npos)
+          << key << value << ": " << message(bad);
+    }
 }
 
 TEST(Malformed, AbsentFilesAndFoldersAreMissing) {
